@@ -1,0 +1,93 @@
+"""The core types: what a task, an update rule and an estimator are, and nothing else.
+
+θ (`Theta`) is to a learned rule what the learning rate is to SGD: `rule.transform(theta)` is an
+ordinary optax transformation. Hand-designed rules (θ = hyperparameters) and learned rules
+(θ = network weights) are the same kind of thing.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
+
+import jax
+import optax
+
+Key: TypeAlias = jax.Array  # a scalar key made by `jax.random.key`
+Scalar: TypeAlias = jax.Array  # an array of shape []
+Params: TypeAlias = Any  # the optimizee's parameters: a PyTree of floating-point arrays
+Instance: TypeAlias = Any  # one problem drawn from a task: a PyTree, () where there is only one
+Theta: TypeAlias = Any  # the rule's own parameters: a plain nested dict of arrays
+Metrics: TypeAlias = dict[str, jax.Array]  # name -> scalar
+
+
+@runtime_checkable
+class Task(Protocol):
+    """A distribution over optimization problems f(params).
+
+    A task is a frozen dataclass registered with `jax.tree_util.register_dataclass`: data sets are
+    leaves, shapes and choices are static, so that a task is passed to jitted functions as an
+    ordinary argument.
+    """
+
+    def sample(self, key: Key) -> Instance:
+        """Draws one problem of the family; `()` where there is only one."""
+
+    def init(self, key: Key, instance: Instance) -> Params:
+        """Draws starting parameters for the problem."""
+
+    def loss(self, params: Params, instance: Instance, key: Key) -> Scalar:
+        """The training loss; `key` draws the minibatch (and dropout, augmentation)."""
+
+    def evaluate(self, params: Params, instance: Instance, split: str) -> Metrics:
+        """Metrics (`loss`, `accuracy`, …) on a whole split: 'train', 'valid' or 'test'."""
+
+
+class UpdateRule(NamedTuple):
+    """A family of optimizers indexed by θ.
+
+    Attributes:
+      init: `init(key) -> theta`, a plain nested dict of arrays.
+      transform: `transform(theta)`, an optax transformation. θ may be traced, so it can be
+        differentiated through, vmapped over, or replicated over devices.
+      coordinatewise: whether each coordinate's update depends on θ and on that coordinate's own
+        history alone. An estimator may then flatten the parameters and work on blocks of them.
+    """
+
+    init: Callable[[Key], Theta]
+    transform: Callable[[Theta], optax.GradientTransformationExtraArgs]
+    coordinatewise: bool = False
+
+
+class InnerState(NamedTuple):
+    """One inner problem in flight: the optimizee and the state of its optimizer."""
+
+    instance: Instance
+    params: Params
+    opt_state: optax.OptState
+
+
+class Estimator(Protocol):
+    """Finds the gradient of the meta-loss with respect to θ."""
+
+    def init(self, key: Key, theta: Theta) -> Any:
+        """Starts the inner problems in flight, and whatever else the estimator carries."""
+
+    def estimate(self, key: Key, theta: Theta, state: Any) -> tuple[Theta, Any, Metrics]:
+        """Returns an estimate of the meta-gradient, the next state, and metrics."""
+
+
+class MetaState(NamedTuple):
+    """Everything that meta-training needs to go on: this is the checkpoint.
+
+    Attributes:
+      theta: the rule's parameters.
+      opt_state: the meta-optimizer's state.
+      estimator_state: the inner problems in flight.
+      key: the key of the whole run, never consumed; step t uses `fold_in(key, t)`.
+      step: int32 `[]`, the meta-updates done.
+    """
+
+    theta: Theta
+    opt_state: optax.OptState
+    estimator_state: Any
+    key: Key
+    step: jax.Array
