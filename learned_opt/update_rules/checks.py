@@ -26,8 +26,8 @@ def check_params(params: Params) -> None:
         dtype = jnp.result_type(leaf)
         if not jnp.issubdtype(dtype, jnp.floating):
             raise TypeError(
-                f'parameters must be floating point, but params{jax.tree_util.keystr(path)} has '
-                f'dtype {dtype}; leave it out with optax.masked or optax.multi_transform'
+                f"parameters must be floating point, but params{jax.tree_util.keystr(path)} has "
+                f"dtype {dtype}; leave it out with optax.masked or optax.multi_transform"
             )
 
 
@@ -49,21 +49,22 @@ def check_same_tree(updates: Params, reference: Any, *, leading_axes: int = 0) -
         for p, x in jax.tree.leaves_with_path(reference)
     }
     if got != want:
-        raise ValueError(f'the gradients differ from the parameters: {_difference(got, want)}')
+        raise ValueError(f"the gradients differ from the parameters: {_difference(got, want)}")
     if jax.tree.structure(updates) != jax.tree.structure(reference):
         raise ValueError(
-            'the gradients differ from the parameters: the tree of the gradients is '
-            f'{jax.tree.structure(updates)}, that of the parameters is '
-            f'{jax.tree.structure(reference)}'
+            "the gradients differ from the parameters: the tree of the gradients is "
+            f"{jax.tree.structure(updates)}, that of the parameters is "
+            f"{jax.tree.structure(reference)}"
         )
 
 
-def check_theta(theta: Theta, expected: Theta) -> None:
+def check_theta(theta: Theta, expected: Theta, *, rule: str) -> None:
     """Checks that θ has the names and the shapes of a rule's θ.
 
     Args:
       theta: what was given to a rule's `transform`; scalars may be Python floats.
       expected: a θ of this rule, or its shapes (as from `jax.eval_shape(rule.init, key)`).
+      rule: the rule's name, for the message.
 
     Raises:
       ValueError: where a name is missing or unknown or a shape differs; the message names the
@@ -72,7 +73,7 @@ def check_theta(theta: Theta, expected: Theta) -> None:
     got = {jax.tree_util.keystr(p): np.shape(x) for p, x in jax.tree.leaves_with_path(theta)}
     want = {jax.tree_util.keystr(p): np.shape(x) for p, x in jax.tree.leaves_with_path(expected)}
     if got != want:
-        raise ValueError(f'θ is not one of this rule: {_difference(got, want)}')
+        raise ValueError(f"θ is not one of {rule}: {_difference(got, want)}")
 
 
 def _difference(got: dict[str, tuple[int, ...]], want: dict[str, tuple[int, ...]]) -> str:
@@ -80,10 +81,10 @@ def _difference(got: dict[str, tuple[int, ...]], want: dict[str, tuple[int, ...]
     missing = [path for path in want if path not in got]
     unknown = [path for path in got if path not in want]
     if missing or unknown:
-        return '; '.join(
-            f'{", ".join(path or "a leaf" for path in paths[:4])}{" …" * (len(paths) > 4)} {what}'
-            for paths, what in ((missing, 'missing'), (unknown, 'unknown'))
+        return "; ".join(
+            f"{', '.join(path or 'a leaf' for path in paths[:4])}{' …' * (len(paths) > 4)} {what}"
+            for paths, what in ((missing, "missing"), (unknown, "unknown"))
             if paths
         )
     path = next(p for p in want if got[p] != want[p])
-    return f'{path or "the leaf"} has shape {got[path]}, expected {want[path]}'
+    return f"{path or 'the leaf'} has shape {got[path]}, expected {want[path]}"
