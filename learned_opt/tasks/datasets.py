@@ -1,26 +1,28 @@
-"""Image data sets as NumPy arrays. The one place that knows TFDS and scikit-learn."""
+"""Image data sets as NumPy arrays: the one place that knows TFDS and scikit-learn."""
 
 import contextlib
 import importlib.util
 import logging
 import os
 import pathlib
+import re
 import warnings
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-SPLITS = ('train', 'valid', 'test')
-_TFDS_NAMES = ('mnist', 'fashion_mnist')
-DATASETS = ('digits', *_TFDS_NAMES)
+SPLITS = ("train", "valid", "test")
+TFDS_DATASETS = ("mnist", "fashion_mnist")
+DATASETS = ("digits", *TFDS_DATASETS)
 
 
 class Split(NamedTuple):
-    """Examples of one split.
+    """The examples of one split.
 
     Attributes:
-        images: uint8 [n, height, width, channels].
-        labels: int32 [n].
+      images: uint8 `[n, height, width, channels]`.
+      labels: int32 `[n]`.
     """
 
     images: np.ndarray
@@ -31,9 +33,9 @@ class Dataset(NamedTuple):
     """A data set for classification.
 
     Attributes:
-        splits: A ``Split`` for each of ``'train'``, ``'valid'``, ``'test'``.
-        num_classes: Number of classes; labels are 0 … num_classes - 1.
-        max_pixel: The pixel value that stands for 1.0.
+      splits: a `Split` for each of `"train"`, `"valid"` and `"test"`.
+      num_classes: the number of classes; labels are 0 … num_classes − 1.
+      max_pixel: the pixel value that stands for 1.0.
     """
 
     splits: dict[str, Split]
@@ -41,155 +43,165 @@ class Dataset(NamedTuple):
     max_pixel: int
 
 
-def check_split(split, known=SPLITS):
-    """Raises a ``ValueError`` that lists the known splits unless ``split`` is one of them."""
+def check_split(split: str, known: Sequence[str] = SPLITS) -> None:
+    """Raises a `ValueError` that lists the known splits unless `split` is one of them."""
     if split not in known:
-        raise ValueError(f'unknown split {split!r}; known: {", ".join(known)}')
+        raise ValueError(f"unknown split {split!r}; known: {', '.join(known)}")
 
 
-def load_dataset(name, data_dir=None, *, valid_size=None):
-    """Reads a data set into memory.
+def load_dataset(
+    name: str,
+    data_dir: str | os.PathLike[str] | None = None,
+    *,
+    valid_size: int | None = None,
+) -> Dataset:
+    """Reads a data set into memory, and downloads it first where it is missing.
 
-    The validation split is cut from the training data, and the test split is the data set's own:
-    for MNIST and Fashion-MNIST ``valid`` is the last 5,000 training images; scikit-learn's digits
-    come without a test split, so a fixed permutation divides them into 1,077 / 360 / 360.
+    The validation split is cut from the training data and the test split is the data set's own:
+    for MNIST and Fashion-MNIST, `valid` is the last 5,000 training images. Scikit-learn's digits
+    have no test split; a fixed permutation divides them into 1,077 / 360 / 360.
 
     Args:
-        name: ``'digits'``, ``'mnist'`` or ``'fashion_mnist'``.
-        data_dir: Folder of TFDS data sets. By default the environment variable ``TFDS_DATA_DIR``,
-            else ``~/tensorflow_datasets``. Not used for digits, which ship with scikit-learn.
-        valid_size: Number of validation examples, if not the default.
+      name: `"digits"`, `"mnist"` or `"fashion_mnist"`.
+      data_dir: the folder of TFDS data sets; by default the environment variable `TFDS_DATA_DIR`,
+        else `~/tensorflow_datasets`. Digits ship with scikit-learn and need no folder.
+      valid_size: the number of validation examples, where it is not to be the default.
 
     Returns:
-        A ``Dataset``.
+      The data set, as NumPy arrays.
 
     Raises:
-        FileNotFoundError: If the data set is not in ``data_dir`` and cannot be prepared here.
-        ValueError: If the name is unknown, its files are damaged, or ``valid_size`` is impossible.
+      FileNotFoundError: the data set is missing and cannot be prepared here.
+      ValueError: the name is unknown, the files are damaged, or `valid_size` is impossible.
     """
     if name not in DATASETS:
-        raise ValueError(f'unknown data set {name!r}; known: {", ".join(DATASETS)}')
-    if name == 'digits':
+        raise ValueError(f"unknown data set {name!r}; known: {', '.join(DATASETS)}")
+    if name == "digits":
         return _load_digits(valid_size)
-    train, test = _load_tfds(name, _data_dir(data_dir))
+    train, test = _load_tfds(name, data_dir)
     train, valid = _cut_valid(train, 5000 if valid_size is None else valid_size)
-    return Dataset({'train': train, 'valid': valid, 'test': test}, num_classes=10, max_pixel=255)
+    return Dataset({"train": train, "valid": valid, "test": test}, num_classes=10, max_pixel=255)
 
 
-def prepare_dataset(name, data_dir=None):
-    """Downloads a data set and writes it as array_record files, which needs TensorFlow once.
+def prepare_dataset(name: str, data_dir: str | os.PathLike[str] | None = None) -> pathlib.Path:
+    """Downloads a data set through TFDS, unless it is there, and writes it as array_record files.
+
+    Reading the files takes no TensorFlow, but writing them does: the extra `prepare` brings it.
 
     Args:
-        name: ``'mnist'`` or ``'fashion_mnist'``.
-        data_dir: As for ``load_dataset``.
+      name: `"mnist"` or `"fashion_mnist"`.
+      data_dir: as for `load_dataset`.
 
     Returns:
-        The folder of the prepared data set, whether or not it was there before.
+      The folder of the prepared data set.
 
     Raises:
-        FileNotFoundError: If the optional extra ``prepare`` is missing or the download fails.
-        ValueError: If TFDS cannot prepare a data set of that name.
+      FileNotFoundError: the extra is not installed, or downloading or writing failed.
+      ValueError: the name is unknown.
     """
-    if name not in _TFDS_NAMES:
-        raise ValueError(f'nothing to prepare for {name!r}; known: {", ".join(_TFDS_NAMES)}')
-    root = _data_dir(data_dir)
+    if name not in TFDS_DATASETS:
+        known = ", ".join(TFDS_DATASETS)
+        raise ValueError(f"no data set {name!r} to prepare; known: {known}")
+    root = pathlib.Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets")
+    root = root.expanduser()
     folder = _find_folder(name, root)
     if folder is not None:
         return folder
-    needed = ('tensorflow', 'importlib_resources')
+    needed = ("tensorflow", "importlib_resources")
     missing = [module for module in needed if importlib.util.find_spec(module) is None]
     if missing:
-        raise FileNotFoundError(_missing(name, root, f'{" and ".join(missing)} not installed'))
+        raise _missing_error(name, root, f"not installed: {', '.join(missing)}")
     try:
         with _quiet():
             import tensorflow_datasets as tfds
 
-            builder = tfds.builder(name, data_dir=root, file_format='array_record')
+            builder = tfds.builder(name, data_dir=root, file_format="array_record")
             builder.download_and_prepare()
-    except Exception as error:  # Whatever goes wrong below, the user needs the same advice.
-        reason = f'preparing it failed with {type(error).__name__}: {error}'
-        raise FileNotFoundError(_missing(name, root, reason)) from error
+    except Exception as error:  # network, disk, permissions: the advice is the same
+        raise _missing_error(name, root, f"{type(error).__name__}: {error}") from error
     return pathlib.Path(builder.data_dir)
 
 
-def _data_dir(data_dir):
-    default = os.environ.get('TFDS_DATA_DIR') or '~/tensorflow_datasets'
-    return pathlib.Path(data_dir or default).expanduser()
+def _find_folder(name: str, root: pathlib.Path) -> pathlib.Path | None:
+    """Returns the newest complete version of a data set in `root`, if there is one."""
+    folders = {}
+    for info in (root / name).glob("*/dataset_info.json"):
+        if re.fullmatch(r"\d+\.\d+\.\d+", info.parent.name):
+            folders[tuple(map(int, info.parent.name.split(".")))] = info.parent
+    return folders[max(folders)] if folders else None
 
 
-def _find_folder(name, root):
-    """The newest prepared version of a data set, or None."""
-    infos = sorted((root / name).glob('*/dataset_info.json'))
-    return infos[-1].parent if infos else None
-
-
-def _missing(name, root, reason):
-    return (
-        f'data set {name!r} is not in {root} and cannot be prepared here ({reason}). '
-        f"Point TFDS_DATA_DIR or data_dir to a folder that has it, or run pip install "
-        f"'learned_opt[prepare]' and scripts/prepare_data {name} where there is a network, "
-        f"or use the data set 'digits', which needs neither."
+def _missing_error(name: str, root: pathlib.Path, reason: str) -> FileNotFoundError:
+    return FileNotFoundError(
+        f"data set {name!r} is not in {root} and could not be prepared ({reason}). Set data_dir or "
+        "TFDS_DATA_DIR to a folder that has it; or, where there is a network, run "
+        f"`pip install 'learned_opt[prepare]'` and `scripts/prepare_data {name}`; or use the data "
+        "set 'digits', which needs no download."
     )
 
 
-def _load_tfds(name, root):
-    folder = prepare_dataset(name, root)
+def _load_tfds(name: str, data_dir: str | os.PathLike[str] | None) -> tuple[Split, Split]:
+    folder = prepare_dataset(name, data_dir)
     try:
-        return tuple(_read_split(folder, split) for split in ('train', 'test'))
-    except Exception as error:
+        return _read_split(folder, "train"), _read_split(folder, "test")
+    except Exception as error:  # whatever a damaged file leads to
         raise ValueError(
-            f'data set {name!r} cannot be read from {folder}: {type(error).__name__}: {error}. '
-            'It needs array_record files; if they are damaged, delete that folder and prepare '
-            f'it again with scripts/prepare_data {name}'
+            f"data set {name!r} in {folder} cannot be read ({type(error).__name__}: {error}). It "
+            "must be in array_record format; if its files are damaged, delete that folder and run "
+            f"`scripts/prepare_data {name}`."
         ) from error
 
 
-@contextlib.contextmanager
-def _quiet():
-    """Keeps from the user what TFDS says about packages that nobody needs here."""
-    logger = logging.getLogger('absl')
-
-    def without_opencv(record):
-        return 'OpenCV' not in record.getMessage()
-
-    logger.addFilter(without_opencv)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter('ignore')
-            yield
-    finally:
-        logger.removeFilter(without_opencv)
-
-
-def _read_split(folder, split):
+def _read_split(folder: pathlib.Path, split: str) -> Split:
     with _quiet():
         import tensorflow_datasets as tfds
 
-        source = tfds.builder_from_directory(folder).as_data_source(split=split)
-        records = source.__getitems__(list(range(len(source))))  # One batched read.
-    images = np.stack([record['image'] for record in records])
-    labels = np.array([record['label'] for record in records], np.int32)
+        builder = tfds.builder_from_directory(folder)
+        source = builder.as_data_source(split=split)
+        records = source.__getitems__(list(range(len(source))))  # one batched read
+    if len(records) != builder.info.splits[split].num_examples:
+        expected = builder.info.splits[split].num_examples
+        raise ValueError(f"{len(records)} of {expected} examples of {split!r} found")
+    images = np.stack([record["image"] for record in records])
+    labels = np.array([record["label"] for record in records], np.int32)
     return Split(images, labels)
 
 
-def _load_digits(valid_size):
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Silences Python warnings of TFDS, and its advice to install OpenCV beside Pillow."""
+
+    def keep(record: logging.LogRecord) -> bool:
+        return "OpenCV" not in record.getMessage()
+
+    logger = logging.getLogger("absl")
+    logger.addFilter(keep)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.removeFilter(keep)
+
+
+def _load_digits(valid_size: int | None) -> Dataset:
     from sklearn.datasets import load_digits
 
     digits = load_digits()
-    images = digits.images.astype(np.uint8)[..., np.newaxis]
-    labels = digits.target.astype(np.int32)
-    order = np.random.RandomState(0).permutation(len(labels))
-    held_out = len(labels) // 5 + 1
-    test = Split(images[order[-held_out:]], labels[order[-held_out:]])
-    train = Split(images[order[:-held_out]], labels[order[:-held_out]])
-    train, valid = _cut_valid(train, held_out if valid_size is None else valid_size)
-    return Dataset({'train': train, 'valid': valid, 'test': test}, num_classes=10, max_pixel=16)
+    order = np.random.RandomState(0).permutation(len(digits.target))
+    images = digits.images[order].astype(np.uint8)[..., np.newaxis]  # [1797, 8, 8, 1], 0 … 16
+    labels = digits.target[order].astype(np.int32)
+    train = Split(images[:-360], labels[:-360])
+    test = Split(images[-360:], labels[-360:])
+    train, valid = _cut_valid(train, 360 if valid_size is None else valid_size)
+    return Dataset({"train": train, "valid": valid, "test": test}, num_classes=10, max_pixel=16)
 
 
-def _cut_valid(train, size):
+def _cut_valid(train: Split, size: int) -> tuple[Split, Split]:
+    """Cuts the last `size` examples off the training split."""
     count = len(train.labels)
     if not 1 <= size < count:
-        raise ValueError(f'valid_size must be from 1 to {count - 1}, got {size}')
+        raise ValueError(f"valid_size must be between 1 and {count - 1}, got {size}")
     cut = count - size
     return (
         Split(train.images[:cut], train.labels[:cut]),
