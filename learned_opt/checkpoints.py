@@ -213,7 +213,7 @@ def _read_arrays(folder: Path, descriptions: list[dict], template: Any) -> Any:
     for n, (leaf, description) in enumerate(zip(like, descriptions, strict=True)):
         array = arrays.get(f"{n:05d}")
         leaves.append(leaf if array is None else _place(array, leaf, description))
-    return treedef.unflatten(leaves)
+    return jax.tree.unflatten(treedef, leaves)
 
 
 def _context() -> Any:
@@ -254,7 +254,7 @@ def _place(array: Any, like: Any, description: dict) -> Any:
 def _check_same_leaves(saved: list[dict], expected: list[dict], source: str) -> None:
     def show(leaf: dict | None) -> str:
         if leaf is None:
-            return "nothing more"
+            return "nothing there"
         return f"{leaf['path'] or 'the tree'}: {leaf['dtype']}{leaf['shape']}"
 
     for have, want in itertools.zip_longest(saved, expected):
