@@ -380,13 +380,14 @@ def load_metadata(path: str | os.PathLike) -> dict:
 
 
 def _read_npz(path: str | os.PathLike) -> dict[str, np.ndarray]:
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            return {name: file[name] for name in file.files}
-    except FileNotFoundError:
-        raise
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path} is not a readable NPZ file: {error}") from error
+    with Path(path).open("rb") as file:
+        try:
+            arrays = np.load(file, allow_pickle=False)
+            if isinstance(arrays, np.ndarray):
+                raise ValueError("it holds a single array")
+            return dict(arrays.items())
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+            raise ValueError(f"{path} is not a readable NPZ file: {error}") from error
 
 
 def _shape(array: Any) -> dict:

@@ -372,6 +372,10 @@ def test_theta_files_that_cannot_be_used(tmp_path):
     np.savez(path, a=np.array([{}], dtype=object))
     with pytest.raises(ValueError, match="not a readable NPZ file"):
         load_theta(path)
+    with path.open("wb") as file:
+        np.save(file, np.ones(3))
+    with pytest.raises(ValueError, match="single array"):
+        load_theta(path)
 
 
 @pytest.mark.parametrize("theta", [[1.0], {"a/b": np.ones(1)}, {1: np.ones(1)}, {"a": "text"}])
