@@ -1,0 +1,102 @@
+"""Makes a pretrained rule, NAME.npz and its card NAME.json, from a finished meta-training.
+
+    python -m experiments.export_pretrained --workdir=DIR --name=lstm_quadratic \
+        --results=RESULTS.json --fails='Diverges on …'
+
+The run must have been made with `experiments/configs/NAME.py` as it is: the card says so.
+"""
+
+import importlib
+import json
+from pathlib import Path
+from typing import Any
+
+from absl import app, flags
+
+from experiments.launch import check_fields
+from experiments.meta_train import DEFAULTS
+from experiments.workdir import write_json
+from learned_opt import checkpoints
+
+_PRETRAINED = Path(checkpoints.__file__).parent / "pretrained"
+
+
+def export(
+    workdir: Path, name: str, *, results: dict[str, Any], fails: list[str], output: Path
+) -> dict[str, Any]:
+    """Writes `output/NAME.npz` and `output/NAME.json`.
+
+    Args:
+      workdir: the work directory of a finished `experiments.meta_train`.
+      name: the name of the rule, and of its config file.
+      results: what the rule reaches on evaluation; goes into the card as it is.
+      fails: sentences on where the rule does not work.
+      output: the folder to write to.
+
+    Returns:
+      The card.
+
+    Raises:
+      FileNotFoundError: the run is not finished.
+      ValueError: the run was made with another config than `experiments/configs/NAME.py`.
+    """
+    config, versions, cost = (
+        _read(workdir / f"{part}.json") for part in ("config", "versions", "results")
+    )
+    committed = importlib.import_module(f"experiments.configs.{name}").get_config()
+    wanted = json.loads(json.dumps(check_fields(committed, DEFAULTS).to_dict()))
+    different = sorted(k for k in wanted.keys() | config.keys() if wanted.get(k) != config.get(k))
+    if different:
+        raise ValueError(
+            f"{workdir} was not made with experiments/configs/{name}.py: "
+            f"{', '.join(different)} differ"
+        )
+    card = {
+        "name": name,
+        "rule": config["rule"],
+        "task": config["task"],
+        "command": f"python -m experiments.meta_train --config=experiments/configs/{name}.py "
+        "--workdir=DIR",
+        "seed": config["seed"],
+        "versions": versions,
+        "cost": {
+            "inner_steps": cost["inner_steps"],
+            "minutes": round(cost["minutes"], 1),
+            "device": ", ".join(cost["devices"]),
+        },
+        "results": {"best_validation_score": cost["best_validation_score"], **results},
+        "fails": fails,
+    }
+    theta = checkpoints.load_theta(workdir / "theta.npz")
+    checkpoints.save_theta(output / f"{name}.npz", theta, {"name": name, "rule": config["rule"]})
+    write_json(output / f"{name}.json", card)
+    return card
+
+
+def _read(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        raise FileNotFoundError(f"{path} is missing: is the meta-training finished?")
+    return json.loads(path.read_text())
+
+
+def main(_: list[str]) -> None:
+    """Exports with the settings from the command line."""
+    values = flags.FLAGS
+    results = _read(Path(values.results)) if values.results else {}
+    card = export(
+        Path(values.workdir),
+        values.name,
+        results=results,
+        fails=values.fails,
+        output=Path(values.output),
+    )
+    print(json.dumps(card, indent=2))
+
+
+if __name__ == "__main__":
+    flags.DEFINE_string("name", None, "name of the pretrained rule and of its config file")
+    flags.DEFINE_string("results", None, "JSON file with what the rule reaches")
+    flags.DEFINE_multi_string("fails", [], "a sentence on where it fails; may be repeated")
+    flags.DEFINE_string("output", str(_PRETRAINED), "folder to write to")
+    flags.mark_flags_as_required(["workdir", "name"])
+    app.run(main)
