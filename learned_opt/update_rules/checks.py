@@ -50,11 +50,12 @@ def check_same_tree(updates: Params, reference: Any, *, leading_axes: int = 0) -
     }
     if got != want:
         raise ValueError(f"the gradients differ from the parameters: {_difference(got, want)}")
-    if jax.tree.structure(updates) != jax.tree.structure(reference):
+    tree: Any = jax.tree.structure(updates)
+    reference_tree: Any = jax.tree.structure(reference)
+    if tree != reference_tree:
         raise ValueError(
-            "the gradients differ from the parameters: the tree of the gradients is "
-            f"{jax.tree.structure(updates)}, that of the parameters is "
-            f"{jax.tree.structure(reference)}"
+            f"the gradients differ from the parameters: their tree is {tree}, that of the "
+            f"parameters is {reference_tree}"
         )
 
 
