@@ -154,7 +154,7 @@ def lstm(
 
         def update_fn(updates, state, params=None, **extra_args: Any):
             del params, extra_args
-            checks.check_same_tree(updates, state.hidden[0])
+            checks.check_same_tree(updates, state.hidden[0], leading_axes=1)
             grads, treedef = jax.tree.flatten(updates)
             hidden = zip(*map(jax.tree.leaves, state.hidden), strict=True)
             cell = zip(*map(jax.tree.leaves, state.cell), strict=True)

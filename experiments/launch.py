@@ -1,0 +1,126 @@
+"""What all experiments share on the command line: flags, devices, and errors a user can act on."""
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+from absl import app, flags
+from ml_collections import ConfigDict, config_flags
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "the experiment's config file")
+_WORKDIR = flags.DEFINE_string("workdir", None, "where results, metrics, figures and checkpoints go")
+_DATA_DIR = flags.DEFINE_string(
+    "data_dir", None, "folder of TFDS data sets; TFDS_DATA_DIR where this is not given"
+)
+_TRACEBACK = flags.DEFINE_bool("traceback", False, "show the whole traceback of an error")
+_COORDINATOR = flags.DEFINE_string(
+    "coordinator_address", None, "HOST:PORT of process 0, for a run on several hosts"
+)
+_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "processes in a run on several hosts")
+_PROCESS_ID = flags.DEFINE_integer("process_id", None, "this process, from 0")
+
+_USER_ERRORS = (
+    ValueError,
+    TypeError,
+    AttributeError,
+    FileNotFoundError,
+    NotADirectoryError,
+    PermissionError,
+    FloatingPointError,
+)
+
+
+def launch(experiment: Callable[[ConfigDict, Path, str | None], None]) -> None:
+    """Parses the flags and runs `experiment(config, workdir, data_dir)`.
+
+    An error that a user can mend ends the program with one line and exit code 1; `--traceback`
+    shows where it was raised. Ctrl-C ends it with exit code 130.
+    """
+
+    def main(argv: list[str]) -> None:
+        if len(argv) > 1:
+            raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
+        try:
+            experiment(_CONFIG.value, Path(_WORKDIR.value), _DATA_DIR.value)
+        except KeyboardInterrupt:
+            _exit("interrupted; the same command goes on from the last checkpoint", 130)
+        except _USER_ERRORS as error:
+            if _TRACEBACK.value:
+                raise
+            _exit(f"error: {' '.join(str(error).split()) or type(error).__name__}", 1)
+
+    def parse(argv: list[str]) -> list[str]:
+        flags.mark_flags_as_required(["config", "workdir"])
+        try:
+            return app.parse_flags_with_usage(argv)
+        except (AttributeError, KeyError, OSError, TypeError, ValueError) as error:
+            _exit(f"error: {' '.join(str(error).split())}", 2)
+            raise
+
+    app.run(main, flags_parser=parse)
+
+
+def _exit(message: str, code: int) -> None:
+    print(message, file=sys.stderr, flush=True)
+    sys.exit(code)
+
+
+def start_devices(num_tasks: int, num_devices: int = 0) -> jax.sharding.Mesh | None:
+    """Starts JAX's devices, over several hosts where the flags say so, and makes the mesh.
+
+    On CPU every core is a device of its own: problems sharded over single-threaded devices run
+    nearly in proportion to the cores, while one multi-threaded device gains next to nothing.
+
+    Args:
+      num_tasks: the problems to be sharded.
+      num_devices: how many devices to use; 0 for as many as there are and divide `num_tasks`.
+
+    Returns:
+      A mesh with the axis 'tasks', or None for a single device.
+
+    Raises:
+      ValueError: there are not that many devices, or they do not divide `num_tasks`.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    if _COORDINATOR.value is not None:
+        jax.distributed.initialize(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
+    elif jax.config.jax_num_cpu_devices < 0:
+        jax.config.update("jax_num_cpu_devices", max(num_devices, cores or 1))
+    available = jax.device_count()
+    if num_devices == 0:
+        num_devices = max(n for n in range(1, available + 1) if num_tasks % n == 0)
+    if num_devices > available or num_tasks % num_devices:
+        raise ValueError(
+            f"num_devices ({num_devices}) must be at most the {available} devices there are and "
+            f"divide num_tasks ({num_tasks})"
+        )
+    if num_devices == 1:
+        return None
+    return jax.make_mesh((num_devices,), ("tasks",), devices=jax.devices()[:num_devices])
+
+
+def check_fields(config: ConfigDict, known: ConfigDict) -> ConfigDict:
+    """Fills in defaults for the fields that a config leaves out.
+
+    Raises:
+      ValueError: the config has a field that `known` has not.
+    """
+    unknown = sorted(set(config) - set(known))
+    if unknown:
+        raise ValueError(f"unknown config fields {unknown}; known: {sorted(known)}")
+    filled = ConfigDict(known, convert_dict=True)
+    for name in config:
+        filled[name] = config[name]
+    return filled
+
+
+def check_positive(config: ConfigDict, *names: str) -> None:
+    """Raises `ValueError` for the first of these fields that is not a whole number above zero."""
+    for name in names:
+        value = config[name]
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
+
+

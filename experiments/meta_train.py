@@ -1,0 +1,183 @@
+"""Meta-trains an update rule.
+
+    python -m experiments.meta_train --config=experiments/configs/lstm_quadratic.py --workdir=DIR
+
+The same command goes on from the last checkpoint. Writes theta.npz (the best θ by validation),
+results.json, metrics.jsonl, TensorBoard events, checkpoints/, config.json, versions.json and the
+figure meta_training.png into the work directory.
+"""
+
+import math
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import optax
+from ml_collections import ConfigDict
+
+from experiments.build import make_rule, make_task
+from experiments.launch import check_fields, check_positive, launch, start_devices
+from experiments.progress import Progress
+from experiments.workdir import open_workdir, write_json
+from learned_opt import plots
+from learned_opt.checkpoints import Checkpointer, save_theta
+from learned_opt.evaluation import evaluate
+from learned_opt.meta_training import TrainState, TruncatedBPTT, init_state, train
+from learned_opt.metrics import MetricsWriter, read_metrics
+from learned_opt.types import Task, Theta, UpdateRule
+
+DEFAULTS = ConfigDict(
+    {
+        "seed": 0,
+        "task": {},
+        "rule": {"name": "lstm"},
+        "num_meta_steps": 1000,  # outer updates
+        "num_tasks": 8,  # inner problems in flight
+        "unroll_length": 20,
+        "horizon": 100,
+        "second_order": False,
+        "learning_rate": 3e-3,  # of the meta-optimizer, Adam
+        "final_learning_rate": 3e-5,  # the cosine schedule ends here
+        "clip_norm": 1.0,  # of the meta-gradient; 0 for none
+        "mapping": "map",  # or 'vmap'
+        "block_size": 512,
+        "num_devices": 0,  # 0: all that divide num_tasks
+        "validate_every": 100,
+        "validation_problems": 64,
+        "validation_window": 10,  # the score is the mean loss over this many last steps
+        "patience": 0,  # validations without a better score before stopping; 0: never
+        "log_every": 10,
+        "save_every": 100,
+    }
+)
+
+
+def main(config: ConfigDict, workdir: Path, data_dir: str | None) -> None:
+    """Runs or goes on with one meta-training."""
+    config = _checked(config)
+    rule = make_rule(config.rule)
+    mesh = start_devices(config.num_tasks, config.num_devices)
+    estimator = TruncatedBPTT(
+        task=make_task(config.task, data_dir),
+        rule=rule,
+        num_tasks=config.num_tasks,
+        unroll_length=config.unroll_length,
+        horizon=config.horizon,
+        second_order=config.second_order,
+        mapping=config.mapping,
+        block_size=config.block_size,
+        mesh=mesh,
+    )
+    workdir = open_workdir(workdir, config)
+    meta_optimizer = _meta_optimizer(config)
+    state = init_state(estimator, meta_optimizer, rule, jax.random.key(config.seed))
+    checkpointer = Checkpointer(workdir / "checkpoints")
+    restored = checkpointer.restore_latest(state)
+    start, state = restored if restored else (0, state)
+    first_process = jax.process_index() == 0
+    writer = MetricsWriter(workdir, resume_step=start) if first_process else None
+    with Progress("meta-training", start, config.num_meta_steps, quiet=not first_process) as bar:
+        state = train(
+            estimator,
+            meta_optimizer,
+            state,
+            num_meta_steps=config.num_meta_steps,
+            validate=_validation(rule, estimator.task, config),
+            validate_every=config.validate_every,
+            patience=config.patience or None,
+            log_every=config.log_every,
+            write=writer.write if writer else lambda step, metrics: None,
+            save=checkpointer.save,
+            save_every=config.save_every,
+            report=bar.update,
+        )
+    if writer:
+        writer.close()
+        _write_results(config, workdir, state, estimator.steps_per_estimate)
+
+
+def _checked(config: ConfigDict) -> ConfigDict:
+    config = check_fields(config, DEFAULTS)
+    check_positive(
+        config,
+        "num_meta_steps",
+        "num_tasks",
+        "unroll_length",
+        "horizon",
+        "validate_every",
+        "validation_problems",
+        "validation_window",
+        "log_every",
+        "save_every",
+    )
+    for name in ("learning_rate", "final_learning_rate"):
+        if not (math.isfinite(config[name]) and config[name] > 0):
+            raise ValueError(f"{name} must be positive, got {config[name]}")
+    if config.clip_norm < 0 or config.patience < 0:
+        raise ValueError("clip_norm and patience must not be negative")
+    return config
+
+
+def _meta_optimizer(config: ConfigDict) -> optax.GradientTransformation:
+    schedule = optax.cosine_decay_schedule(
+        config.learning_rate,
+        config.num_meta_steps,
+        alpha=config.final_learning_rate / config.learning_rate,
+    )
+    clip = optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity()
+    return optax.chain(clip, optax.adam(schedule))
+
+
+def _validation(rule: UpdateRule, task: Task, config: ConfigDict):
+    """The score of a θ: mean final loss on problems that meta-training never draws."""
+    key = jax.random.fold_in(jax.random.key(config.seed), 1_000_003)
+
+    def validate(theta: Theta) -> float:
+        result = evaluate(
+            rule,
+            theta,
+            task,
+            key,
+            num_seeds=config.validation_problems,
+            num_steps=config.horizon,
+        )
+        return float(np.mean(result.losses[:, -config.validation_window :]))
+
+    return validate
+
+
+def _write_results(
+    config: ConfigDict, workdir: Path, state: TrainState, steps_per_estimate: int
+) -> None:
+    steps = int(state.meta.step)
+    records = [r for r in read_metrics(workdir) if "meta_loss" in r]
+    seconds = sum(
+        steps_per_estimate * config.log_every / r["inner_steps_per_second"] for r in records
+    )
+    results = {
+        "best_validation_score": float(state.best.score),
+        "best_step": int(state.best.step),
+        "num_meta_steps": steps,
+        "inner_steps": steps * steps_per_estimate,
+        "minutes": seconds / 60,
+        "devices": [str(device) for device in jax.devices()],
+        "skipped_meta_updates": int(state.num_skipped),
+        "diverged_inner_problems": int(state.num_diverged),
+        "finished": time.strftime("%Y-%m-%d"),
+    }
+    metadata = {"rule": config.rule.to_dict(), "config": config.to_dict(), "results": results}
+    save_theta(workdir / "theta.npz", jax.device_get(state.best.theta), metadata)
+    write_json(workdir / "results.json", results)
+    plots.meta_training(read_metrics(workdir), workdir / "meta_training.png")
+    print(
+        f"best validation score {results['best_validation_score']:.4g} at meta-update "
+        f"{results['best_step']} of {steps}; {results['inner_steps']:,} inner steps in "
+        f"{results['minutes']:.1f} minutes; {results['skipped_meta_updates']} meta-updates skipped, "
+        f"{results['diverged_inner_problems']} inner problems diverged"
+    )
+    print(f"θ: {workdir / 'theta.npz'}   figure: {workdir / 'meta_training.png'}")
+
+
+if __name__ == "__main__":
+    launch(main)

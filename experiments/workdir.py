@@ -1,0 +1,96 @@
+"""Work directories: one a run, with its exact config and the versions that made it."""
+
+import importlib.metadata
+import json
+import os
+import platform
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+_PACKAGES = ("learned_opt", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+
+
+def open_workdir(path: str | os.PathLike, config: ConfigDict) -> Path:
+    """Makes a work directory, or goes on with the one of the same config.
+
+    Writes `config.json` and `versions.json` there.
+
+    Args:
+      path: the directory.
+      config: the run's config. Its JSON form is what tells runs apart.
+
+    Returns:
+      The directory.
+
+    Raises:
+      PermissionError: it cannot be made or written to.
+      NotADirectoryError: there is a file of that name.
+      ValueError: it belongs to a run with another config; nothing in it is touched.
+    """
+    path = Path(path)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        probe = path / f".write_test_{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except FileExistsError:
+        raise NotADirectoryError(f"workdir {path} is a file, not a directory") from None
+    except OSError as error:
+        raise PermissionError(
+            f"workdir {path} cannot be written to ({error.strerror}); choose another --workdir"
+        ) from error
+    wanted = json.loads(json.dumps(config.to_dict(), default=str))
+    file = path / "config.json"
+    if file.exists():
+        try:
+            present = json.loads(file.read_text())
+        except ValueError:
+            raise ValueError(f"{file} is damaged; choose another --workdir") from None
+        if present != wanted:
+            raise ValueError(
+                f"workdir {path} belongs to another config: {_difference(present, wanted)}; "
+                "choose another --workdir, or give the same settings to go on with it"
+            )
+    else:
+        write_json(file, wanted)
+        write_json(path / "versions.json", versions())
+    return path
+
+
+def _difference(present: Mapping, wanted: Mapping, prefix: str = "") -> str:
+    """Names the first field in which two configs differ."""
+    for name in sorted(present.keys() | wanted.keys()):
+        have, want = present.get(name, "nothing"), wanted.get(name, "nothing")
+        if have != want:
+            if isinstance(have, Mapping) and isinstance(want, Mapping):
+                return _difference(have, want, f"{prefix}{name}.")
+            return f"{prefix}{name} is {have!r} there and {want!r} here"
+    return "no difference"
+
+
+def versions() -> dict[str, str]:
+    """The versions of Python and of the packages that results depend on."""
+    found = {"python": sys.version.split()[0], "platform": platform.platform()}
+    for package in _PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            found[package] = "not installed"
+    return found
+
+
+def write_json(path: str | os.PathLike, content: Any) -> None:
+    """Writes JSON in one atomic step."""
+    path = Path(path)
+    temporary = path.with_name(path.name + ".partial")
+    temporary.write_text(json.dumps(content, indent=2, default=_plain) + "\n")
+    temporary.replace(path)
+
+
+def _plain(value: Any) -> Any:
+    """Arrays and their scalars as lists and numbers."""
+    return value.tolist() if hasattr(value, "tolist") else str(value)

@@ -1,0 +1,32 @@
+"""How parameters move: hand-designed rules (θ = hyperparameters) and learned ones (θ = weights)."""
+
+from learned_opt.update_rules.hand_designed import (
+    adadelta,
+    adagrad,
+    adam,
+    adamw,
+    momentum,
+    muon,
+    nadam,
+    nesterov,
+    rmsprop,
+    sgd,
+)
+from learned_opt.update_rules.lstm import LSTMState, lstm
+from learned_opt.update_rules.networks import functional
+
+__all__ = [
+    "LSTMState",
+    "adadelta",
+    "adagrad",
+    "adam",
+    "adamw",
+    "functional",
+    "lstm",
+    "momentum",
+    "muon",
+    "nadam",
+    "nesterov",
+    "rmsprop",
+    "sgd",
+]
