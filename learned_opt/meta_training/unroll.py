@@ -39,6 +39,8 @@ def unroll(
     state: InnerState,
     key: Key,
     num_steps: int,
+    *,
+    start: int | jax.Array = 0,
 ) -> tuple[InnerState, jax.Array]:
     """Runs `num_steps` inner steps in one `scan`.
 
@@ -48,9 +50,10 @@ def unroll(
       state: where to start, for example from `init_inner`.
       key: step t draws its minibatch from `fold_in(key, t)`.
       num_steps: the number of steps; static.
+      start: the first step's t, so that a run may go on in a second call.
 
     Returns:
-      The last state and the losses `[num_steps]`: `losses[t]` is the minibatch loss at θ_t, before
+      The last state and the losses `[num_steps]`: `losses[t - start]` is the minibatch loss at θ_t, before
       update t, as in Andrychowicz et al. (2016).
 
     Raises:
@@ -63,4 +66,4 @@ def unroll(
         state, (loss, _) = inner_step(tx, task, state, jax.random.fold_in(key, t))
         return state, loss
 
-    return jax.lax.scan(step, state, jnp.arange(num_steps))
+    return jax.lax.scan(step, state, start + jnp.arange(num_steps))
