@@ -53,8 +53,8 @@ def unroll(
       start: the first step's t, so that a run may go on in a second call.
 
     Returns:
-      The last state and the losses `[num_steps]`: `losses[t - start]` is the minibatch loss at θ_t, before
-      update t, as in Andrychowicz et al. (2016).
+      The last state and the losses `[num_steps]`: `losses[t - start]` is the minibatch loss at
+      params_t, before update t, as in Andrychowicz et al. (2016).
 
     Raises:
       ValueError: `num_steps` is below one.
