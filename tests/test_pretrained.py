@@ -1,0 +1,105 @@
+import json
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import learned_opt
+from learned_opt.checkpoints import load_theta, save_theta
+from learned_opt.pretrained import load_pretrained, pretrained_card, pretrained_names
+from learned_opt.update_rules import lstm
+
+NAMES = ("lstm_mnist", "lstm_quadratic", "lstm_quadratic_gaussian")
+MODULE = sys.modules["learned_opt.pretrained"]
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A folder of pretrained rules with one small LSTM, 'tiny'."""
+    rule = lstm((3,), preprocess=None, output_scale=1.0)
+    theta = rule.init(jax.random.key(0))
+    theta["output"]["kernel"] = jnp.ones((1, 3))
+    save_theta(tmp_path / "tiny.npz", theta)
+    settings = {"name": "lstm", "hidden_sizes": [3], "preprocess": None, "output_scale": 1.0}
+    (tmp_path / "tiny.json").write_text(json.dumps({"name": "tiny", "rule": settings}))
+    monkeypatch.setattr(MODULE, "_FOLDER", tmp_path)
+    return tmp_path
+
+
+def test_the_public_name_is_the_function():
+    import learned_opt.pretrained
+
+    assert learned_opt.pretrained is MODULE.pretrained
+
+
+def test_pretrained_is_its_rule_with_its_theta(folder):
+    assert pretrained_names() == ("tiny",)
+    assert pretrained_card("tiny")["rule"]["hidden_sizes"] == [3]
+    rule, theta = load_pretrained("tiny")
+    params = {"w": jnp.ones((2, 2)), "b": jnp.ones(2)}
+    grads = jax.tree.map(lambda p: 0.3 * p, params)
+    tx, expected = learned_opt.pretrained("tiny"), rule.transform(theta)
+    updates, _ = tx.update(grads, tx.init(params))
+    expected_updates, _ = expected.update(grads, expected.init(params))
+    jax.tree.map(np.testing.assert_array_equal, updates, expected_updates)
+    assert (updates["w"] != 0).all()
+
+
+def test_unknown_names_are_answered_with_the_known_ones(folder):
+    for function in (learned_opt.pretrained, load_pretrained, pretrained_card):
+        with pytest.raises(ValueError, match="unknown pretrained optimizer 'huge'; known: tiny"):
+            function("huge")
+
+
+def test_theta_of_another_shape_is_refused(folder):
+    save_theta(folder / "tiny.npz", lstm((4,), preprocess=None).init(jax.random.key(0)))
+    with pytest.raises(ValueError, match=r"cells/layer_0/bias: float32\[16\]; expected .*\[12\]"):
+        learned_opt.pretrained("tiny")
+
+
+def test_what_comes_with_the_library():
+    assert pretrained_names() == NAMES
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_cards_say_how_good_and_how_bad(name):
+    card = pretrained_card(name)
+    assert card["name"] == name
+    assert f"experiments/configs/{name}.py" in card["command"]
+    assert card["cost"]["inner_steps"] > 0 and card["cost"]["minutes"] > 0
+    assert card["versions"]["jax"] and card["results"] and card["fails"]
+    assert isinstance(card["seed"], int)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_pretrained_optimizer_descends(name):
+    """On small least squares, a problem of the kind but not of the family it was trained on."""
+    tx = learned_opt.pretrained(name)
+    rows = jax.random.uniform(jax.random.key(0), (8, 4))
+
+    def loss(params):
+        return jnp.mean((rows @ params["w"] + params["b"] - rows.sum(1)) ** 2)
+
+    @jax.jit
+    def step(params, state):
+        value, grads = jax.value_and_grad(loss)(params)
+        updates, state = tx.update(grads, state, params)
+        return optax.apply_updates(params, updates), state, value
+
+    params = {"w": jnp.zeros(4), "b": jnp.zeros(())}
+    state, losses = tx.init(params), []
+    for _ in range(50):
+        params, state, value = step(params, state)
+        losses.append(float(value))
+    assert np.isfinite(losses).all()
+    assert min(losses) < 0.2 * losses[0]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_files_hold_no_pickle(name):
+    with np.load(MODULE._FOLDER / f"{name}.npz", allow_pickle=False) as file:
+        assert all(file[entry].dtype != object for entry in file.files)
+    assert sum(x.size for x in jax.tree.leaves(load_theta(MODULE._FOLDER / f"{name}.npz"))) > 5000

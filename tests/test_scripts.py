@@ -1,0 +1,67 @@
+"""The scripts, at sizes that show that they work."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def benchmark(*args: str) -> list[dict]:
+    env = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
+    run = [sys.executable, str(ROOT / "scripts" / "benchmark"), *args]
+    # In a test the interpreter is the right one, whether it is a virtual environment's or not.
+    program = f"import runpy, sys; sys.argv = {run[1:]}; sys.base_prefix = ''; "
+    program += f"runpy.run_path({run[1]!r}, run_name='__main__')"
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=env, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def test_benchmark_of_the_meta_gradient():
+    (row,) = benchmark("--quick", "meta_gradient")
+    assert list(row) == [
+        "case",
+        "inner_steps_per_second",
+        "bound_inner_steps_per_second",
+        "fraction_of_bound",
+        "peak_rss_mib",
+        "compile_s",
+        "device",
+    ]
+    assert row["case"] == "meta_gradient"
+    ratio = row["inner_steps_per_second"] / row["bound_inner_steps_per_second"]
+    assert row["fraction_of_bound"] == pytest.approx(ratio, rel=2e-3)
+    assert 50 < row["peak_rss_mib"] < 2000
+    assert 0 < row["compile_s"] < 100
+
+
+def test_benchmark_of_a_step_and_of_the_import():
+    rows = {row["case"]: row for row in benchmark("--quick", "step", "import")}
+    assert set(rows) == {"step", "import"}
+    step = rows["step"]
+    assert step["lstm"]["state_bytes_per_parameter"] == 4 * 80
+    assert step["adam"]["state_bytes"] >= 2 * 4 * step["num_parameters"]
+    # At least the state is read and written.
+    assert step["lstm"]["bytes_accessed"] >= 2 * step["lstm"]["state_bytes"]
+    assert rows["import"]["learned_opt_s"] > 0
+
+
+@pytest.mark.slow
+def test_benchmark_of_a_training_step():
+    (row,) = benchmark("--quick", "train_step")
+    for net in ("mlp", "conv"):
+        assert row[net]["lstm_ms"] > row[net]["adam_ms"] > 0
+
+
+def test_benchmark_names_its_cases():
+    run = [sys.executable, str(ROOT / "scripts" / "benchmark"), "speed"]
+    done = subprocess.run(run, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "unknown case 'speed'; known: meta_gradient, step" in done.stderr
