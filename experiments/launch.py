@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import jax
-from absl import app, flags
+from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "the experiment's config file")
@@ -40,6 +40,8 @@ def launch(experiment: Callable[[ConfigDict, Path, str | None], None]) -> None:
     """
 
     def main(argv: list[str]) -> None:
+        if not flags.FLAGS["verbosity"].present:  # Orbax reports every file at the level INFO
+            logging.set_verbosity(logging.WARNING)
         if len(argv) > 1:
             raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
         try:

@@ -20,7 +20,6 @@ from experiments.build import make_rule, make_task
 from experiments.launch import check_fields, check_positive, launch, start_devices
 from experiments.progress import Progress
 from experiments.workdir import open_workdir, write_json
-from learned_opt import plots
 from learned_opt.checkpoints import Checkpointer, save_theta
 from learned_opt.evaluation import evaluate
 from learned_opt.meta_training import TrainState, TruncatedBPTT, init_state, train
@@ -42,6 +41,7 @@ DEFAULTS = ConfigDict(
         "clip_norm": 1.0,  # of the meta-gradient; 0 for none
         "mapping": "map",  # or 'vmap'
         "block_size": 512,
+        "replay_fraction": 1.0,  # share of the coordinates the meta-gradient is taken from
         "num_devices": 0,  # 0: all that divide num_tasks
         "validate_every": 100,
         "validation_problems": 64,
@@ -56,8 +56,8 @@ DEFAULTS = ConfigDict(
 def main(config: ConfigDict, workdir: Path, data_dir: str | None) -> None:
     """Runs or goes on with one meta-training."""
     config = _checked(config)
-    rule = make_rule(config.rule)
     mesh = start_devices(config.num_tasks, config.num_devices)
+    rule = make_rule(config.rule)
     estimator = TruncatedBPTT(
         task=make_task(config.task, data_dir),
         rule=rule,
@@ -67,6 +67,7 @@ def main(config: ConfigDict, workdir: Path, data_dir: str | None) -> None:
         second_order=config.second_order,
         mapping=config.mapping,
         block_size=config.block_size,
+        replay_fraction=config.replay_fraction,
         mesh=mesh,
     )
     workdir = open_workdir(workdir, config)
@@ -169,6 +170,8 @@ def _write_results(
     metadata = {"rule": config.rule.to_dict(), "config": config.to_dict(), "results": results}
     save_theta(workdir / "theta.npz", jax.device_get(state.best.theta), metadata)
     write_json(workdir / "results.json", results)
+    from learned_opt import plots
+
     plots.meta_training(read_metrics(workdir), workdir / "meta_training.png")
     print(
         f"best validation score {results['best_validation_score']:.4g} at meta-update "

@@ -2,18 +2,16 @@
 
 import dataclasses
 import functools
-import math
-from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from learned_opt.meta_training import replay
 from learned_opt.meta_training.unroll import init_inner, inner_step
 from learned_opt.types import InnerState, Instance, Key, Metrics, Params, Task, Theta, UpdateRule
 
@@ -173,16 +171,8 @@ class TruncatedBPTT:
 
         def estimate_local(estimator, key, theta, state):
             keys = jax.vmap(lambda n: jax.random.fold_in(key, n))(estimator._local_problems())
-            one = functools.partial(estimator._one_problem, theta)
-            if self.mapping == "vmap":
-                results = jax.vmap(one)(keys, state)
-                total, state = jax.tree.map(lambda x: x.sum(0), results[0]), results[1]
-            else:
-                first = jax.tree.map(lambda x: x[0], (keys, state))
-                zeros = optax.tree.zeros_like(jax.eval_shape(one, *first)[0])
-                total, state = jax.lax.scan(
-                    lambda total, xs: _accumulate(total, one(*xs)), zeros, (keys, state)
-                )
+            over_problems = estimator._together if self.mapping == "vmap" else estimator._in_turn
+            total, state = over_problems(theta, keys, state)
             if self.mesh is not None:
                 total = jax.lax.psum(total, AXIS)
             grads, sums = total
@@ -196,27 +186,74 @@ class TruncatedBPTT:
             estimate_local, in_specs=(P(), P(), P(), P(AXIS)), out_specs=(P(), P(AXIS), P())
         )(self, key, theta, state)
 
+    def _in_turn(self, theta: Theta, keys: Key, state: TruncatedBPTTState):
+        """Goes over the problems one after another, adding up what they give."""
+        one = functools.partial(self._one_problem, theta)
+        first = jax.tree.map(lambda x: x[0], (keys, state))
+        zeros = optax.tree.zeros_like(jax.eval_shape(one, *first)[0])
+
+        def add(total, problem):
+            result, state = one(*problem)
+            return jax.tree.map(jnp.add, total, result), state
+
+        return jax.lax.scan(add, zeros, (keys, state))
+
+    def _together(self, theta: Theta, keys: Key, state: TruncatedBPTTState):
+        """Runs the problems as one batch; coordinatewise rules replay all of them as one vector."""
+        tx = self.rule.transform(theta)
+        joined = self.rule.coordinatewise and not self.second_order
+        if not (joined and replay.all_per_coordinate(tx, state.inner.opt_state)):
+            results = jax.vmap(functools.partial(self._one_problem, theta))(keys, state)
+            return jax.tree.map(lambda x: x.sum(0), results[0]), results[1]
+
+        def roll_out(key, state):
+            inner, step, key = self._renewed(tx, key, state)
+            recorded, last, losses = replay.record(self, self._inner_task(), tx, inner, key)
+            finite = _all_finite((losses, recorded))
+            recorded = jax.tree.map(lambda x: jnp.where(finite, x, 0), recorded)
+            return recorded, *self._finish(finite, losses, last, step)
+
+        recorded, sums, state = jax.vmap(roll_out)(keys, state)
+        recorded = jax.tree.map(  # [N, ..., P] -> [..., N * P]
+            lambda x: jnp.moveaxis(x, 0, -2).reshape(*x.shape[1:-1], -1), recorded
+        )
+        grads = replay.gradient(self, tx, theta, recorded)
+        return (grads, jax.tree.map(lambda x: x.sum(0), sums)), state
+
     def _one_problem(self, theta: Theta, key: Key, state: TruncatedBPTTState):
         """One segment of one problem: (its meta-gradient, its metrics) and its next state."""
-        task = self._inner_task()
         tx = self.rule.transform(theta)
+        inner, step, key = self._renewed(tx, key, state)
+        task = self._inner_task()
+        if self.second_order:
+            grads, last, losses = _through_the_unroll(self, task, theta, inner, key)
+        else:
+            recorded, last, losses = replay.record(self, task, tx, inner, key)
+            grads = replay.gradient(self, tx, theta, recorded)
+        finite = _all_finite((losses, grads))
+        grads = jax.tree.map(lambda x: jnp.where(finite, x, 0), grads)
+        sums, state = self._finish(finite, losses, last, step)
+        return (grads, sums), state
+
+    def _renewed(self, tx, key: Key, state: TruncatedBPTTState):
+        """The problem to go on with, a fresh one at the horizon; its step; the segment's key."""
         key_reset, key_segment = jax.random.split(key)
         fresh = state.inner_step >= self.horizon
         inner = jax.lax.cond(
-            fresh, lambda: init_inner(tx, task, key_reset), lambda: state.inner
+            fresh, lambda: init_inner(tx, self._inner_task(), key_reset), lambda: state.inner
         )
-        inner_step_ = jnp.where(fresh, 0, state.inner_step)
-        gradient = _second_order if self.second_order else _first_order
-        grads, inner, losses = gradient(self, task, theta, inner, key_segment)
-        finite = jnp.all(jnp.isfinite(losses)) & _all_finite(grads)
+        return inner, jnp.where(fresh, 0, state.inner_step), key_segment
+
+    def _finish(self, finite, losses, last: InnerState, step):
+        """A segment's metrics, zero if it diverged, and the problem's next state."""
         sums = {
             "meta_loss": losses.mean(),
             "segment_end_loss": losses[-1],
             "num_finite": jnp.ones((), losses.dtype),
         }
-        total = jax.tree.map(lambda x: jnp.where(finite, x, jnp.zeros_like(x)), (grads, sums))
-        next_step = jnp.where(finite, inner_step_ + self.unroll_length, self.horizon)
-        return total, TruncatedBPTTState(inner, next_step)
+        sums = jax.tree.map(lambda x: jnp.where(finite, x, 0), sums)
+        next_step = jnp.where(finite, step + self.unroll_length, self.horizon)
+        return sums, TruncatedBPTTState(last, next_step)
 
     def _inner_task(self) -> Task:
         return _FlatTask(self.task) if self.rule.coordinatewise else self.task
@@ -266,15 +303,11 @@ class _FlatTask:
         return self.task.loss(self.unravel(params), instance, key)
 
 
-def _accumulate(total, result):
-    return jax.tree.map(jnp.add, total, result[0]), result[1]
-
-
 def _all_finite(tree: Any) -> jax.Array:
     return jnp.all(jnp.array([jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves(tree)]))
 
 
-def _second_order(estimator: TruncatedBPTT, task, theta, inner, key):
+def _through_the_unroll(estimator: TruncatedBPTT, task, theta, inner, key):
     """Differentiates straight through the unroll."""
     length = estimator.unroll_length
 
@@ -292,119 +325,3 @@ def _second_order(estimator: TruncatedBPTT, task, theta, inner, key):
 
     grads, (last, losses) = jax.grad(segment_loss, has_aux=True)(theta)
     return grads, last, losses
-
-
-def _first_order(estimator: TruncatedBPTT, task, theta, inner, key):
-    """Rolls out, records the gradients, and differentiates the rule over the recorded sequence."""
-    tx = estimator.rule.transform(theta)
-
-    def step(inner, t):
-        return inner_step(tx, task, inner, jax.random.fold_in(key, t))
-
-    length = estimator.unroll_length
-    last, (losses, grads) = jax.lax.scan(step, inner, jnp.arange(length))
-    # The loss after the last update is still to be counted: one more gradient, on a minibatch that
-    # belongs to this segment.
-    end = jax.value_and_grad(task.loss)(
-        last.params, last.instance, jax.random.fold_in(key, length)
-    )
-    losses, grads = jax.tree.map(
-        lambda xs, x: jnp.concatenate([xs, x[None]]), (losses, grads), end
-    )
-    replay = functools.partial(_replay_gradient, estimator.rule, theta, losses[:-1])
-    inputs, pulls = jax.tree.map(lambda x: x[:-1], grads), jax.tree.map(lambda x: x[1:], grads)
-    recorded = (inputs, pulls, inner.params, inner.opt_state)
-    if estimator.replay_fraction < 1:
-        key_draw = jax.random.fold_in(key, length + 1)
-        kept, weight = _draw_coordinates(key_draw, task.sizes, estimator.replay_fraction)
-        recorded = _per_coordinate(lambda x: x[..., kept], tx, recorded)
-        recorded = (recorded[0], recorded[1] * weight, *recorded[2:])
-    if estimator.rule.coordinatewise and 0 < estimator.block_size < recorded[2].size:
-        meta_grads = _blockwise(replay, tx, theta, recorded, estimator.block_size)
-    else:
-        meta_grads = replay(*recorded)
-    return meta_grads, last, losses[1:]
-
-
-def _draw_coordinates(
-    key: Key, sizes: Sequence[int], fraction: float, at_least: int = 256
-) -> tuple[jax.Array, np.ndarray]:
-    """Draws coordinates of the flat parameters, without replacement within each leaf.
-
-    Of a leaf with n coordinates `max(fraction · n, at_least)` are kept, so that small leaves
-    (biases, output layers), which matter more than their size, are kept whole.
-
-    Returns:
-      The indices and, for each, the inverse of its probability of being kept.
-    """
-    indices, weights, start = [], [], 0
-    for n, size in enumerate(sizes):
-        kept = min(size, max(math.ceil(fraction * size), at_least))
-        order = jnp.arange(size)
-        if kept < size:
-            order = jax.random.permutation(jax.random.fold_in(key, n), size)[:kept]
-        indices.append(start + order)
-        weights.append(np.full(kept, size / max(kept, 1), np.float32))
-        start += size
-    return jnp.concatenate(indices), np.concatenate(weights)
-
-
-def _replay_gradient(
-    rule: UpdateRule, theta: Theta, losses, inputs: Params, pulls: Params, params: Params, opt_state
-) -> Theta:
-    """The gradient with respect to θ of Σ_{t=1…T} ⟨g_t, params_t(θ)⟩ for recorded gradients.
-
-    Args:
-      rule: the rule.
-      theta: where to differentiate.
-      losses: f_0 … f_{T−1}, which some rules look at.
-      inputs: g_0 … g_{T−1}, what the rule was fed.
-      pulls: g_1 … g_T, which each pull at the parameters after one more update.
-      params: the parameters before the first update.
-      opt_state: the rule's state then.
-    """
-
-    def surrogate(theta):
-        tx = optax.with_extra_args_support(rule.transform(theta))
-
-        @jax.checkpoint
-        def step(carry, recorded):
-            params, opt_state = carry
-            loss, g, pull = recorded
-            updates, opt_state = tx.update(g, opt_state, params, value=loss, grad=g)
-            params = optax.apply_updates(params, updates)
-            return (params, opt_state), optax.tree.vdot(pull, params)
-
-        return jax.lax.scan(step, (params, opt_state), (losses, inputs, pulls))[1].sum()
-
-    return jax.grad(surrogate)(theta)
-
-
-def _per_coordinate(fn, tx, recorded, shared=lambda x: x):
-    """Applies `fn` to all that has a last axis of coordinates, and `shared` to the rest."""
-    *arrays, opt_state = recorded
-    opt_state = optax.tree.map_params(tx, fn, opt_state, transform_non_params=shared)
-    return *map(fn, arrays), opt_state
-
-
-def _blockwise(replay, tx, theta: Theta, recorded, size: int) -> Theta:
-    """Sums `replay` over blocks of `size` coordinates of the flat parameters.
-
-    Padding coordinates have a zero gradient at all times and so contribute nothing.
-    """
-    num_coordinates = recorded[2].size
-    num_blocks = -(-num_coordinates // size)
-
-    def split(x: jax.Array) -> jax.Array:  # [..., P] -> [blocks, ..., size]
-        padding = [(0, 0)] * (x.ndim - 1) + [(0, num_blocks * size - num_coordinates)]
-        blocks = jnp.pad(x, padding).reshape(*x.shape[:-1], num_blocks, size)
-        return jnp.moveaxis(blocks, -2, 0)
-
-    def share(x: jax.Array) -> jax.Array:  # step counts and the like: the same for every block
-        return jnp.broadcast_to(x, (num_blocks, *jnp.shape(x)))
-
-    def block(total, xs):
-        return jax.tree.map(jnp.add, total, replay(*xs)), None
-
-    zeros = jax.tree.map(jnp.zeros_like, theta)
-    return jax.lax.scan(block, zeros, _per_coordinate(split, tx, recorded, share))[0]

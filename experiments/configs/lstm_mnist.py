@@ -1,0 +1,42 @@
+"""The LSTM optimizer on the paper's MNIST network: 784-20-10, sigmoid, minibatches of 128.
+
+    python -m experiments.meta_train --config=experiments/configs/lstm_mnist.py --workdir=DIR
+
+1.2 million inner steps. MNIST is read from TFDS_DATA_DIR or --data_dir.
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+    return ConfigDict(
+        {
+            "seed": 0,
+            "task": {
+                "name": "image_classifier",
+                "dataset": "mnist",
+                "hidden_sizes": (20,),
+                "activation": "sigmoid",
+                "batch_size": 128,
+            },
+            "rule": {
+                "name": "lstm",
+                "hidden_sizes": (20, 20),
+                "preprocess": "log_sign",
+                "output_scale": 0.1,
+            },
+            "num_meta_steps": 15_000,
+            "num_tasks": 4,
+            "unroll_length": 20,
+            "horizon": 100,
+            "learning_rate": 3e-3,
+            "final_learning_rate": 3e-5,
+            "clip_norm": 100.0,
+            "replay_fraction": 0.1,
+            "validate_every": 500,
+            "validation_problems": 32,
+            "validation_window": 10,
+            "log_every": 50,
+            "save_every": 250,
+        }
+    )

@@ -1,0 +1,13 @@
+"""The LSTM optimizer on 10-dimensional quadratics with standard normal W, y and start.
+
+    python -m experiments.meta_train --config=experiments/configs/lstm_quadratic_gaussian.py \
+        --workdir=DIR
+"""
+
+from ml_collections import ConfigDict
+
+from experiments.configs import lstm_quadratic
+
+
+def get_config() -> ConfigDict:
+    return lstm_quadratic.get_config(family="gaussian")
