@@ -1,1 +1,1 @@
-"""Programs on top of learned_opt, started with `python -m experiments.NAME --config=… --workdir=…`."""
+"""Programs on top of learned_opt: `python -m experiments.NAME --config=… --workdir=…`."""

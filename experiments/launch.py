@@ -10,7 +10,9 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "the experiment's config file")
-_WORKDIR = flags.DEFINE_string("workdir", None, "where results, metrics, figures and checkpoints go")
+_WORKDIR = flags.DEFINE_string(
+    "workdir", None, "where results, metrics, figures and checkpoints go"
+)
 _DATA_DIR = flags.DEFINE_string(
     "data_dir", None, "folder of TFDS data sets; TFDS_DATA_DIR where this is not given"
 )
@@ -45,7 +47,7 @@ def launch(experiment: Callable[[ConfigDict, Path, str | None], None]) -> None:
         if len(argv) > 1:
             raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
         try:
-            experiment(_CONFIG.value, Path(_WORKDIR.value), _DATA_DIR.value)
+            experiment(_CONFIG.value, Path(str(_WORKDIR.value)), _DATA_DIR.value)
         except KeyboardInterrupt:
             _exit("interrupted; the same command goes on from the last checkpoint", 130)
         except _USER_ERRORS as error:
@@ -88,7 +90,7 @@ def start_devices(num_tasks: int, num_devices: int = 0) -> jax.sharding.Mesh | N
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     if _COORDINATOR.value is not None:
         jax.distributed.initialize(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
-    elif jax.config.jax_num_cpu_devices < 0:
+    elif jax.config.values["jax_num_cpu_devices"] < 0:  # not set by the user
         jax.config.update("jax_num_cpu_devices", max(num_devices, cores or 1))
     available = jax.device_count()
     if num_devices == 0:
@@ -124,5 +126,3 @@ def check_positive(config: ConfigDict, *names: str) -> None:
         value = config[name]
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
-
-

@@ -176,7 +176,8 @@ def _write_results(
     print(
         f"best validation score {results['best_validation_score']:.4g} at meta-update "
         f"{results['best_step']} of {steps}; {results['inner_steps']:,} inner steps in "
-        f"{results['minutes']:.1f} minutes; {results['skipped_meta_updates']} meta-updates skipped, "
+        f"{results['minutes']:.1f} minutes; "
+        f"{results['skipped_meta_updates']} meta-updates skipped, "
         f"{results['diverged_inner_problems']} inner problems diverged"
     )
     print(f"θ: {workdir / 'theta.npz'}   figure: {workdir / 'meta_training.png'}")

@@ -1,6 +1,6 @@
 """The LSTM optimizer on 10-dimensional quadratics with W and y uniform in [0, 1).
 
-    python -m experiments.meta_train --config=experiments/configs/lstm_quadratic.py --workdir=DIR
+python -m experiments.meta_train --config=experiments/configs/lstm_quadratic.py --workdir=DIR
 """
 
 from ml_collections import ConfigDict

@@ -1,7 +1,7 @@
 """The LSTM optimizer on 10-dimensional quadratics with standard normal W, y and start.
 
-    python -m experiments.meta_train --config=experiments/configs/lstm_quadratic_gaussian.py \
-        --workdir=DIR
+python -m experiments.meta_train --workdir=DIR \
+        --config=experiments/configs/lstm_quadratic_gaussian.py
 """
 
 from ml_collections import ConfigDict

@@ -13,7 +13,7 @@ from jax.sharding import PartitionSpec as P
 
 from learned_opt.meta_training import replay
 from learned_opt.meta_training.unroll import init_inner, inner_step
-from learned_opt.types import InnerState, Instance, Key, Metrics, Params, Task, Theta, UpdateRule
+from learned_opt.types import InnerState, Instance, Key, Metrics, Task, Theta, UpdateRule
 
 AXIS = "tasks"  # the name of the mesh axis along which the inner problems are sharded
 
@@ -255,7 +255,7 @@ class TruncatedBPTT:
         next_step = jnp.where(finite, step + self.unroll_length, self.horizon)
         return sums, TruncatedBPTTState(last, next_step)
 
-    def _inner_task(self) -> Task:
+    def _inner_task(self) -> Any:
         return _FlatTask(self.task) if self.rule.coordinatewise else self.task
 
     def _local_problems(self) -> jax.Array:

@@ -111,6 +111,7 @@ def _draw_coordinates(
 
 def _replay(rule: UpdateRule, theta: Theta, recorded: Recorded) -> Theta:
     """The gradient with respect to θ of Σ_{t=1…T} ⟨g_t, params_t(θ)⟩ for recorded gradients."""
+
     def surrogate(theta):
         tx = optax.with_extra_args_support(rule.transform(theta))
 
@@ -140,9 +141,12 @@ def all_per_coordinate(tx: optax.GradientTransformation, opt_state: optax.OptSta
 
 def _per_coordinate(fn, tx, recorded: Recorded, shared=lambda x: x) -> Recorded:
     """Applies `fn` to all that has a last axis of coordinates, and `shared` to the rest."""
-    arrays = map(fn, (recorded.inputs, recorded.pulls, recorded.params))
-    state = optax.tree.map_params(tx, fn, recorded.opt_state, transform_non_params=shared)
-    return Recorded(*arrays, state)
+    return Recorded(
+        inputs=fn(recorded.inputs),
+        pulls=fn(recorded.pulls),
+        params=fn(recorded.params),
+        opt_state=optax.tree.map_params(tx, fn, recorded.opt_state, transform_non_params=shared),
+    )
 
 
 def _blockwise(tx, theta: Theta, recorded: Recorded, size: int, one_block) -> Theta:

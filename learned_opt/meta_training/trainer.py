@@ -204,8 +204,10 @@ def _interruption() -> Iterator[threading.Event]:
 
 
 def _out_of_patience(state: TrainState, patience: int | None, validate_every: int) -> bool:
-    waited = int(state.meta.step) - int(state.best.step) if patience else 0
-    stop = bool(patience) and waited >= patience * validate_every
+    if patience is None:
+        return False
+    waited = int(state.meta.step) - int(state.best.step)
+    stop = waited >= patience * validate_every
     if stop:
         logging.info("early stop: no better validation score in %d meta-updates", waited)
     return stop
@@ -216,8 +218,8 @@ def _validate(validate, state: TrainState, step: int, write, report) -> TrainSta
     score = np.float32(validate(theta))
     metrics = {"validation_score": float(score)}
     if score < state.best.score:
-        best = jax.tree.map(_like, Best(theta, score, np.int32(step)), state.best)
-        state = state._replace(best=best)
+        found = (theta, score, np.int32(step))
+        state = state._replace(best=Best(*jax.tree.map(_like, found, tuple(state.best))))
     write(step, metrics | {"best_validation_score": float(state.best.score)})
     report(step, metrics | {"best_validation_score": float(state.best.score)})
     return state

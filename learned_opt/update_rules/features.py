@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 
 
-
 def preprocessor(
     name: Literal["log_sign"] | None,
 ) -> tuple[int, Callable[[jax.Array], jax.Array]]:

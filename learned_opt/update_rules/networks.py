@@ -1,12 +1,14 @@
 """Flax NNX modules as pure functions of a plain dict θ."""
 
-from collections.abc import Callable
-from typing import Any
+from __future__ import annotations
 
-import jax
-from flax import nnx
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 from learned_opt.types import Key, Theta
+
+if TYPE_CHECKING:
+    from flax import nnx
 
 
 def functional(
@@ -24,11 +26,15 @@ def functional(
       The pair `(init, apply)`. `apply` calls the module: `module(*args)`.
 
     Example:
+      >>> import jax
+      >>> from flax import nnx
       >>> init, apply = functional(lambda rngs: nnx.Linear(2, 3, rngs=rngs))
       >>> theta = init(jax.random.key(0))
       >>> apply(theta, jax.numpy.ones((1, 2))).shape
       (1, 3)
     """
+    from flax import nnx  # half a second, which `import learned_opt` need not take
+
     graphdef, _ = nnx.split(nnx.eval_shape(lambda: make_module(nnx.Rngs(0))), nnx.Param)
 
     def init(key: Key) -> Theta:

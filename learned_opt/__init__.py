@@ -1,0 +1,46 @@
+"""Optimizers that are learned, in JAX, as ordinary optax transformations.
+
+θ is to a learned rule what the learning rate is to SGD: `rule.transform(theta)` is an optax
+transformation. `pretrained(name)` gives one that is ready to use.
+"""
+
+from learned_opt import checkpoints, evaluation, meta_training, tasks, tuning, update_rules
+from learned_opt.checkpoints import load_theta, save_theta
+from learned_opt.evaluation import evaluate
+from learned_opt.meta_training import TruncatedBPTT, init_state, meta_step, train, unroll
+from learned_opt.pretrained import (
+    load_pretrained,
+    pretrained,
+    pretrained_card,
+    pretrained_names,
+)
+from learned_opt.types import Estimator, InnerState, MetaState, Task, UpdateRule
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Estimator",
+    "InnerState",
+    "MetaState",
+    "Task",
+    "TruncatedBPTT",
+    "UpdateRule",
+    "__version__",
+    "checkpoints",
+    "evaluate",
+    "evaluation",
+    "init_state",
+    "load_pretrained",
+    "load_theta",
+    "meta_step",
+    "meta_training",
+    "pretrained",
+    "pretrained_card",
+    "pretrained_names",
+    "save_theta",
+    "tasks",
+    "train",
+    "tuning",
+    "unroll",
+    "update_rules",
+]
