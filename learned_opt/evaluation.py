@@ -1,0 +1,235 @@
+"""Evaluation: a rule with a fixed θ, on many fresh problems of a task.
+
+Every rule that is given the same key meets the same problems, starts and minibatches, so results of
+several rules are paired.
+"""
+
+import functools
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from learned_opt.meta_training.unroll import init_inner, inner_step, unroll
+from learned_opt.types import Key, Params, Task, Theta, UpdateRule
+
+# Floats of parameters and optimizer state that one batch of runs may hold: on CPU what stays in
+# cache (runs one after another are the fastest for all but tiny problems), else what fills a GPU.
+_CPU_FLOATS, _ACCELERATOR_FLOATS = 2**17, 2**28
+_MAX_BATCH = 1024
+
+
+class Evaluation(NamedTuple):
+    """Losses of one rule over many runs.
+
+    Attributes:
+      losses: `[num_seeds, num_steps + 1]`; column t is the minibatch loss at params_t, after t
+        updates. Runs that diverged hold the non-finite losses they had.
+      heldout: split -> metric -> `[num_seeds, len(eval_steps)]`.
+      eval_steps: the steps of `heldout`: how many updates had been done.
+    """
+
+    losses: np.ndarray
+    heldout: dict[str, dict[str, np.ndarray]]
+    eval_steps: tuple[int, ...]
+
+    @property
+    def diverged(self) -> np.ndarray:
+        """Which runs had a loss that was not finite, bool `[num_seeds]`."""
+        return ~np.isfinite(self.losses).all(axis=1)
+
+
+def evaluate(
+    rule: UpdateRule,
+    theta: Theta,
+    task: Task,
+    key: Key,
+    *,
+    num_seeds: int,
+    num_steps: int,
+    eval_steps: Sequence[int] = (),
+    splits: Sequence[str] = ("test",),
+    batch_size: int | None = None,
+    progress: Callable[[int], None] = lambda done: None,
+) -> Evaluation:
+    """Runs a rule on `num_seeds` fresh problems for `num_steps` updates each.
+
+    Run n draws its problem, start and minibatches from `fold_in(key, n)`, whatever the rule, the
+    batch size and `eval_steps` are.
+
+    Args:
+      rule: the update rule.
+      theta: its θ.
+      task: the task.
+      key: where the problems come from.
+      num_seeds: runs.
+      num_steps: updates in a run.
+      eval_steps: numbers of updates after which to call `task.evaluate`, at most `num_steps`.
+      splits: the held-out splits to evaluate on.
+      batch_size: runs that are vmapped; 1 does them one after another. By default what suits the
+        device and the size of the problem. Memory grows with it.
+      progress: called with the number of runs done.
+
+    Returns:
+      An `Evaluation`, on the host.
+
+    Raises:
+      ValueError: a number below one, or an evaluation step out of range.
+    """
+    eval_steps = _check_steps(num_steps, eval_steps)
+    for name, value in [("num_seeds", num_seeds), ("batch_size", batch_size)]:
+        if value is not None and value < 1:
+            raise ValueError(f"{name} must be at least 1, got {value}")
+    batch_size = min(batch_size or default_batch_size(rule, theta, task), num_seeds)
+    settings = dict(num_steps=num_steps, eval_steps=eval_steps, splits=tuple(splits))
+    parts = []
+    for start in range(0, num_seeds, batch_size):
+        index = jnp.arange(start, start + batch_size)  # the last batch may go over the end
+        parts.append(jax.device_get(_run_batch(rule, theta, task, key, index, **settings)))
+        progress(min(start + batch_size, num_seeds))
+    losses, heldout = jax.tree.map(lambda *x: np.concatenate(x)[:num_seeds], *parts)
+    return Evaluation(losses, heldout, eval_steps)
+
+
+def default_batch_size(rule: UpdateRule, theta: Theta, task: Task) -> int:
+    """How many runs to vmap: by the device, and the size of parameters and optimizer state."""
+    inner = jax.eval_shape(
+        lambda theta, task, key: init_inner(rule.transform(theta), task, key),
+        theta,
+        task,
+        jax.random.key(0),
+    )
+    floats = sum(x.size for x in jax.tree.leaves((inner.params, inner.opt_state)))
+    budget = _CPU_FLOATS if jax.default_backend() == "cpu" else _ACCELERATOR_FLOATS
+    return max(1, min(_MAX_BATCH, budget // max(floats, 1)))
+
+
+def run(
+    rule: UpdateRule,
+    theta: Theta,
+    task: Task,
+    key: Key,
+    *,
+    num_steps: int,
+    eval_steps: tuple[int, ...] = (),
+    splits: tuple[str, ...] = (),
+) -> tuple[jax.Array, dict[str, dict[str, jax.Array]]]:
+    """One run, to be jitted and vmapped.
+
+    Args:
+      rule: the update rule.
+      theta: its θ.
+      task: the task.
+      key: where the problem, its start and its minibatches come from.
+      num_steps: updates.
+      eval_steps: increasing numbers of updates after which to evaluate.
+      splits: the splits to evaluate on.
+
+    Returns:
+      Losses `[num_steps + 1]` and, split -> metric, `[len(eval_steps)]`.
+    """
+    tx = rule.transform(theta)
+    key_inner, key_run = jax.random.split(key)
+    state = init_inner(tx, task, key_inner)
+    losses, heldout, step = [], [], 0
+    for stop in sorted({*eval_steps, num_steps}):
+        if stop > step:
+            state, segment = unroll(tx, task, state, key_run, stop - step, start=step)
+            losses.append(segment)
+            step = stop
+        if stop in eval_steps:
+            heldout.append({s: task.evaluate(state.params, state.instance, s) for s in splits})
+    last = task.loss(state.params, state.instance, jax.random.fold_in(key_run, num_steps))
+    losses.append(last[None])
+    stacked = jax.tree.map(lambda *x: jnp.stack(x), *heldout) if heldout else {}
+    return jnp.concatenate(losses), stacked
+
+
+@functools.partial(jax.jit, static_argnames=("rule", "num_steps", "eval_steps", "splits"))
+def _run_batch(rule, theta, task, key, index, **settings):
+    def one(n):
+        return run(rule, theta, task, jax.random.fold_in(key, n), **settings)
+
+    return jax.vmap(one)(index) if len(index) > 1 else jax.lax.map(one, index)
+
+
+@functools.partial(jax.jit, static_argnames=("rule", "num_steps"))
+def trajectory(
+    rule: UpdateRule, theta: Theta, task: Task, key: Key, *, num_steps: int
+) -> tuple[Params, jax.Array]:
+    """Records one run's parameters.
+
+    Returns:
+      The parameters after 0 … num_steps updates, each leaf `[num_steps + 1, ...]`, and the losses
+      there, `[num_steps + 1]`.
+    """
+    tx = rule.transform(theta)
+    key_inner, key_run = jax.random.split(key)
+
+    def step(state, t):
+        new_state, (loss, _) = inner_step(tx, task, state, jax.random.fold_in(key_run, t))
+        return new_state, (state.params, loss)
+
+    start = init_inner(tx, task, key_inner)
+    return jax.lax.scan(step, start, jnp.arange(num_steps + 1))[1]
+
+
+def step_time(
+    rule: UpdateRule, theta: Theta, task: Task, key: Key, *, num_steps: int = 50, repeats: int = 3
+) -> float:
+    """Measures one inner step: loss, gradient and update, alone on the device.
+
+    Args:
+      rule: the update rule.
+      theta: its θ.
+      task: the task.
+      key: where the problem comes from.
+      num_steps: steps that are timed together, in one compiled loop.
+      repeats: times that this is done.
+
+    Returns:
+      Seconds a step, of the fastest repeat.
+    """
+    tx_task = functools.partial(_timed_unroll, rule, num_steps=num_steps)
+    state = jax.jit(lambda theta, task, key: init_inner(rule.transform(theta), task, key))(
+        theta, task, key
+    )
+    jax.block_until_ready(tx_task(theta, task, state, key))
+    times = []
+    for _ in range(repeats):
+        begin = time.perf_counter()
+        jax.block_until_ready(tx_task(theta, task, state, key))
+        times.append(time.perf_counter() - begin)
+    return min(times) / num_steps
+
+
+@functools.partial(jax.jit, static_argnames=("rule", "num_steps"))
+def _timed_unroll(rule, theta, task, state, key, *, num_steps):
+    return unroll(rule.transform(theta), task, state, key, num_steps)
+
+
+def state_bytes_per_parameter(rule: UpdateRule, theta: Theta, params: Params) -> float:
+    """The size of the optimizer's state over the number of parameters, in bytes.
+
+    Args:
+      rule: the update rule.
+      theta: its θ.
+      params: the parameters, or their shapes.
+    """
+    state: Any = jax.eval_shape(
+        lambda theta, params: rule.transform(theta).init(params), theta, params
+    )
+    size = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state))
+    return size / sum(x.size for x in jax.tree.leaves(params))
+
+
+def _check_steps(num_steps: int, eval_steps: Sequence[int]) -> tuple[int, ...]:
+    if num_steps < 1:
+        raise ValueError(f"num_steps must be at least 1, got {num_steps}")
+    for step in eval_steps:
+        if not 0 <= step <= num_steps:
+            raise ValueError(f"evaluation step {step} is not in 0 … {num_steps} (num_steps)")
+    return tuple(sorted(set(eval_steps)))
