@@ -8,6 +8,16 @@ from hypothesis import strategies as st
 from learned_opt.tasks import Quadratic
 
 
+@jax.jit
+def _sample(task, key):
+    return task.sample(key)
+
+
+@jax.jit
+def _loss_and_grad(task, params, instance):
+    return jax.value_and_grad(task.loss)(params, instance, None)
+
+
 @settings(max_examples=10, deadline=None)
 @given(
     num_dims=st.integers(1, 2),
@@ -17,11 +27,11 @@ from learned_opt.tasks import Quadratic
 def test_loss_and_gradient_are_those_of_the_equation(num_dims, family, seed):
     task = Quadratic(num_dims, family)
     key = jax.random.key(seed)
-    instance = task.sample(key)
-    params = jax.random.normal(key, (num_dims,))
+    instance = _sample(task, key)
+    params = np.random.default_rng(seed).normal(size=num_dims).astype(np.float32)
     w, y, theta = (np.asarray(a, np.float64) for a in (instance["W"], instance["y"], params))
     residual = w @ theta - y
-    loss, grad = jax.jit(jax.value_and_grad(task.loss))(params, instance, key)
+    loss, grad = _loss_and_grad(task, params, instance)
     np.testing.assert_allclose(loss, residual @ residual, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(grad, 2 * w.T @ residual, rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(task.evaluate(params, instance, "test")["loss"], loss, rtol=1e-5)
