@@ -1,0 +1,67 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from experiments.build import make_rule
+from experiments.configs import lstm_quadratic
+from experiments.export_pretrained import export
+from experiments.launch import check_fields
+from experiments.meta_train import DEFAULTS
+from experiments.workdir import open_workdir, write_json
+from learned_opt.checkpoints import load_theta, save_theta
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+
+
+@pytest.fixture
+def finished(tmp_path):
+    """The work directory of a meta-training as it is when finished, and its θ."""
+    config = check_fields(lstm_quadratic.get_config(), DEFAULTS)
+    workdir = open_workdir(tmp_path / "run", config)
+    theta = make_rule(config.rule).init(jax.random.key(3))
+    save_theta(workdir / "theta.npz", theta, {"rule": config.rule.to_dict()})
+    results = {
+        "best_validation_score": 0.05,
+        "inner_steps": 51_200_000,
+        "minutes": 12.3456,
+        "devices": ["cpu:0", "cpu:1"],
+    }
+    write_json(workdir / "results.json", results)
+    return workdir, theta
+
+
+def test_from_the_command_line(finished, tmp_path):
+    workdir, theta = finished
+    (tmp_path / "numbers.json").write_text('{"loss at step 100": 0.04}')
+    (tmp_path / "out").mkdir()
+    run = [sys.executable, "-m", "experiments.export_pretrained", f"--workdir={workdir}"]
+    run += ["--name=lstm_quadratic", f"--results={tmp_path / 'numbers.json'}"]
+    run += ["--fails=Diverges on others.", "--fails=Slow.", f"--output={tmp_path / 'out'}"]
+    subprocess.run(run, check=True, cwd=ROOT, capture_output=True)
+    card = json.loads((tmp_path / "out" / "lstm_quadratic.json").read_text())
+    assert card["cost"] == {"inner_steps": 51_200_000, "minutes": 12.3, "device": "cpu:0, cpu:1"}
+    assert card["results"] == {"best_validation_score": 0.05, "loss at step 100": 0.04}
+    assert card["fails"] == ["Diverges on others.", "Slow."]
+    assert card["rule"]["name"] == "lstm" and card["seed"] == 0
+    exported = load_theta(tmp_path / "out" / "lstm_quadratic.npz", like=theta)
+    jax.tree.map(np.testing.assert_array_equal, exported, theta)
+
+
+def test_a_run_of_another_config_is_refused(finished):
+    workdir, _ = finished
+    config = json.loads((workdir / "config.json").read_text())
+    write_json(workdir / "config.json", config | {"seed": 5, "horizon": 40})
+    with pytest.raises(ValueError, match=r"lstm_quadratic.py: horizon, seed differ"):
+        export(workdir, "lstm_quadratic", results={}, fails=[], output=workdir)
+
+
+def test_an_unfinished_run_is_refused(finished):
+    workdir, _ = finished
+    (workdir / "results.json").unlink()
+    with pytest.raises(FileNotFoundError, match="results.json is missing"):
+        export(workdir, "lstm_quadratic", results={}, fails=[], output=workdir)
