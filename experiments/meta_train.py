@@ -34,6 +34,7 @@ DEFAULTS = ConfigDict(
         "num_meta_steps": 1000,  # outer updates
         "num_tasks": 8,  # inner problems in flight
         "unroll_length": 20,
+        "curriculum": (),  # ((step, unroll_length), …): other unroll lengths from these steps on
         "horizon": 100,
         "second_order": False,
         "learning_rate": 3e-3,  # of the meta-optimizer, Adam
@@ -58,44 +59,52 @@ def main(config: ConfigDict, workdir: Path, data_dir: str | None) -> None:
     config = _checked(config)
     mesh = start_devices(config.num_tasks, config.num_devices)
     rule = make_rule(config.rule)
-    estimator = TruncatedBPTT(
-        task=make_task(config.task, data_dir),
-        rule=rule,
-        num_tasks=config.num_tasks,
-        unroll_length=config.unroll_length,
-        horizon=config.horizon,
-        second_order=config.second_order,
-        mapping=config.mapping,
-        block_size=config.block_size,
-        replay_fraction=config.replay_fraction,
-        mesh=mesh,
-    )
+    task = make_task(config.task, data_dir)
+    stages = [  # (the step that a stage ends at, its estimator)
+        (
+            end,
+            TruncatedBPTT(
+                task=task,
+                rule=rule,
+                num_tasks=config.num_tasks,
+                unroll_length=length,
+                horizon=config.horizon,
+                second_order=config.second_order,
+                mapping=config.mapping,
+                block_size=config.block_size,
+                replay_fraction=config.replay_fraction,
+                mesh=mesh,
+            ),
+        )
+        for end, length in _stages(config)
+    ]
     workdir = open_workdir(workdir, config)
     meta_optimizer = _meta_optimizer(config)
-    state = init_state(estimator, meta_optimizer, rule, jax.random.key(config.seed))
+    state = init_state(stages[0][1], meta_optimizer, rule, jax.random.key(config.seed))
     checkpointer = Checkpointer(workdir / "checkpoints")
     restored = checkpointer.restore_latest(state)
     start, state = restored if restored else (0, state)
     first_process = jax.process_index() == 0
     writer = MetricsWriter(workdir, resume_step=start) if first_process else None
     with Progress("meta-training", start, config.num_meta_steps, quiet=not first_process) as bar:
-        state = train(
-            estimator,
-            meta_optimizer,
-            state,
-            num_meta_steps=config.num_meta_steps,
-            validate=_validation(rule, estimator.task, config),
-            validate_every=config.validate_every,
-            patience=config.patience or None,
-            log_every=config.log_every,
-            write=writer.write if writer else lambda step, metrics: None,
-            save=checkpointer.save,
-            save_every=config.save_every,
-            report=bar.update,
-        )
+        for end, estimator in stages:
+            state = train(
+                estimator,
+                meta_optimizer,
+                state,
+                num_meta_steps=end,
+                validate=_validation(rule, task, config),
+                validate_every=config.validate_every,
+                patience=config.patience or None,
+                log_every=config.log_every,
+                write=writer.write if writer else lambda step, metrics: None,
+                save=checkpointer.save,
+                save_every=config.save_every,
+                report=bar.update,
+            )
     if writer:
         writer.close()
-        _write_results(config, workdir, state, estimator.steps_per_estimate)
+        _write_results(config, workdir, state)
 
 
 def _checked(config: ConfigDict) -> ConfigDict:
@@ -115,9 +124,21 @@ def _checked(config: ConfigDict) -> ConfigDict:
     for name in ("learning_rate", "final_learning_rate"):
         if not (math.isfinite(config[name]) and config[name] > 0):
             raise ValueError(f"{name} must be positive, got {config[name]}")
+    starts = [step for step, _ in config.curriculum]
+    if starts != sorted(set(starts)) or any(not 0 < s < config.num_meta_steps for s in starts):
+        raise ValueError(
+            f"the steps of curriculum must increase and lie between 0 and num_meta_steps "
+            f"({config.num_meta_steps}), got {starts}"
+        )
     if config.clip_norm < 0 or config.patience < 0:
         raise ValueError("clip_norm and patience must not be negative")
     return config
+
+
+def _stages(config: ConfigDict) -> list[tuple[int, int]]:
+    """The curriculum as pairs (the step that a stage ends at, its unroll length)."""
+    starts, lengths = zip((0, config.unroll_length), *config.curriculum, strict=True)
+    return list(zip((*starts[1:], config.num_meta_steps), lengths, strict=True))
 
 
 def _meta_optimizer(config: ConfigDict) -> optax.GradientTransformation:
@@ -148,20 +169,15 @@ def _validation(rule: UpdateRule, task: Task, config: ConfigDict):
     return validate
 
 
-def _write_results(
-    config: ConfigDict, workdir: Path, state: TrainState, steps_per_estimate: int
-) -> None:
+def _write_results(config: ConfigDict, workdir: Path, state: TrainState) -> None:
     steps = int(state.meta.step)
     records = [r for r in read_metrics(workdir) if "meta_loss" in r]
-    seconds = sum(
-        steps_per_estimate * config.log_every / r["inner_steps_per_second"] for r in records
-    )
     results = {
         "best_validation_score": float(state.best.score),
         "best_step": int(state.best.step),
         "num_meta_steps": steps,
-        "inner_steps": steps * steps_per_estimate,
-        "minutes": seconds / 60,
+        "inner_steps": sum(r["inner_steps"] for r in records),
+        "minutes": sum(r["seconds"] for r in records) / 60,
         "devices": [str(device) for device in jax.devices()],
         "skipped_meta_updates": int(state.num_skipped),
         "diverged_inner_problems": int(state.num_diverged),

@@ -167,6 +167,7 @@ def train(
                 record = _average(pending)
                 elapsed, clock = time.perf_counter() - clock, time.perf_counter()
                 inner_steps = len(pending) * getattr(estimator, "steps_per_estimate", 0)
+                record |= {"inner_steps": inner_steps, "seconds": elapsed}
                 record["inner_steps_per_second"] = inner_steps / elapsed
                 pending = []
                 write(step, record)

@@ -138,16 +138,22 @@ def test_minibatches_are_drawn_uniformly_and_from_the_training_split_alone():
     np.testing.assert_allclose(counts.var(axis=0), 0.9, rtol=0.2)  # binomial: with replacement
 
 
-def test_weights_and_biases_start_from_the_normal_distribution_of_the_paper():
+def test_kernels_start_from_lecun_s_distribution_and_biases_from_zero():
     task = image_classifier("digits", hidden_sizes=(400,))
+    params = task.init(jax.random.key(0), ())
+    for layer, fan_in in (("dense_0", 64), ("dense_1", 400)):
+        kernel = params[layer]["kernel"]
+        np.testing.assert_allclose(kernel.std(), fan_in**-0.5, rtol=0.05)
+        np.testing.assert_allclose(kernel.mean(), 0, atol=0.1 * fan_in**-0.5)
+        assert not params[layer]["bias"].any()
+
+
+def test_init_scale_is_the_standard_deviation_of_weights_and_biases():
+    task = image_classifier("digits", hidden_sizes=(400,), init_scale=0.01)
     params = task.init(jax.random.key(0), ())
     for leaf in (*params["dense_0"].values(), params["dense_1"]["kernel"]):
         np.testing.assert_allclose(leaf.std(), 0.01, rtol=0.15)
         np.testing.assert_allclose(leaf.mean(), 0, atol=0.003)
-    scaled = image_classifier("digits", hidden_sizes=(400,), init_scale=1.0)
-    chex.assert_trees_all_close(
-        jax.tree.map(lambda p: 100 * p, params), scaled.init(jax.random.key(0), ()), rtol=1e-5
-    )
 
 
 def test_the_paper_s_network_has_15910_parameters():
