@@ -53,8 +53,8 @@ class Progress:
         if now - self._last >= self._every or step == self._total:
             self._last = now
             left = (now - self._began) / max(step - self._start, 1) * (self._total - step)
-            line = f"{self._title} {step}/{self._total}, {text}, {left / 60:.1f} minutes left"
-            print(line, file=sys.stderr, flush=True)
+            parts = [f"{self._title} {step}/{self._total}", text, f"{left / 60:.1f} minutes left"]
+            print(", ".join(filter(None, parts)), file=sys.stderr, flush=True)
 
     def __enter__(self) -> Self:
         """Starts the display."""
