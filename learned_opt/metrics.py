@@ -62,7 +62,8 @@ class MetricsWriter:
         line = {"step": int(step)} | {k: _json_safe(v) for k, v in numbers.items()}
         self._file.write(json.dumps(line, allow_nan=False) + "\n")
         for name, value in numbers.items():
-            if not isinstance(value, str):
+            # TensorBoard draws no NaN or infinity, and complains of each.
+            if not isinstance(value, str) and math.isfinite(value):
                 self._tensorboard.add_scalar(name, value, int(step))
         self._tensorboard.flush()
 
