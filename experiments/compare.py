@@ -1,0 +1,187 @@
+"""Compares update rules on a task: learned ones as they are, hand-designed ones tuned first.
+
+    python -m experiments.compare --config=experiments/configs/compare_quadratic.py --workdir=DIR
+
+Every rule meets the same fresh problems, which neither tuning nor meta-training has seen. The same
+command goes on where it was cut short. Writes results.json, tables.txt, metrics.jsonl, TensorBoard
+events, config.json, versions.json and the figures losses.png and tuning.png into the work
+directory.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+from rich.table import Table
+
+from experiments.build import make_task
+from experiments.comparison import (
+    TUNING,
+    Result,
+    check_tuning,
+    compare_rules,
+    find_rules,
+    plus_minus,
+    print_tables,
+)
+from experiments.launch import check_fields, check_positive, launch
+from experiments.workdir import open_workdir, write_json
+from learned_opt import plots
+from learned_opt.metrics import MetricsWriter
+
+DEFAULTS = ConfigDict(
+    {
+        "seed": 0,
+        "task": {},
+        "rules": ("sgd", "adam"),  # hand-designed, pretrained, or paths of theta.npz files
+        "num_seeds": 64,
+        "num_steps": 100,
+        "report_steps": (100,),  # numbers of updates to report losses at
+        "tuning": TUNING,
+    }
+)
+
+
+def main(config: ConfigDict, workdir: Path, data_dir: str | None) -> None:
+    """Runs or goes on with one comparison."""
+    config = checked(config, DEFAULTS)
+    entries = find_rules(config.rules, config.tuning.num_steps)
+    task = make_task(config.task, data_dir)
+    workdir = open_workdir(workdir, config)
+    results = compare_rules(
+        task,
+        entries,
+        jax.random.key(config.seed),
+        num_seeds=config.num_seeds,
+        num_steps=config.num_steps,
+        report_steps=config.report_steps,
+        tuning_config=config.tuning,
+        folder=workdir / "rules",
+    )
+    write_json(workdir / "results.json", [result.summary for result in results])
+    with MetricsWriter(workdir) as writer:
+        for step in range(config.num_steps + 1):
+            means = {f"{r.label}/loss": float(r.losses[:, step].mean()) for r in results}
+            writer.write(step, means)
+    title = f"{config.task.name} {config.task.get('dataset', '')}{config.task.get('family', '')}"
+    draw(results, title, config.report_steps, workdir)
+    print_tables([loss_table(results), cost_table(results)], workdir / "tables.txt")
+    for line in verdicts(results):
+        print(line)
+    print(f"figures: {workdir / 'losses.png'}, {workdir / 'tuning.png'}")
+
+
+def checked(config: ConfigDict, defaults: ConfigDict) -> ConfigDict:
+    """Fills in and checks a comparison's config.
+
+    Raises:
+      ValueError: an unknown field, or a value out of range.
+    """
+    config = check_fields(config, defaults)
+    config.tuning = check_tuning(config.tuning)
+    check_positive(config, "num_seeds", "num_steps")
+    config.report_steps = tuple(sorted(set(config.report_steps)))
+    if not config.report_steps:
+        raise ValueError("report_steps must name at least one number of updates")
+    for step in config.report_steps:
+        if not 0 <= step <= config.num_steps:
+            raise ValueError(f"report step {step} is not in 0 … {config.num_steps} (num_steps)")
+    return config
+
+
+def draw(results: Sequence[Result], title: str, marks: Sequence[int], workdir: Path) -> None:
+    """Draws the loss curves, and the scores of tuning."""
+    num_seeds = results[0].summary["num_seeds"]
+    plots.loss_curves(
+        {
+            f"{title}: mean of {num_seeds} runs ± standard error": {
+                r.label: r.losses for r in results
+            }
+        },
+        workdir / "losses.png",
+        marks=marks,
+    )
+    searches = {r.label: r.summary["tuning"] for r in results if "tuning" in r.summary}
+    if searches:
+        plots.tuning_curves(
+            {
+                label: (s["grid"], np.asarray(s["scores"], np.float64))
+                for label, s in searches.items()
+            },
+            workdir / "tuning.png",
+            title=title,
+        )
+
+
+def loss_table(results: Sequence[Result]) -> Table:
+    """Training losses, and how the learning rate was found."""
+    table = Table(title="training loss: mean over runs ± standard error")
+    table.add_column("rule")
+    for step in results[0].summary["loss"]:
+        table.add_column(f"step {step}", justify="right")
+    for step in results[0].summary["sum_of_losses"]:
+        table.add_column(f"sum of {step}", justify="right")
+    table.add_column("diverged", justify="right")
+    table.add_column("learning rate", justify="right")
+    for result in results:
+        summary = result.summary
+        tuned = summary.get("tuning")
+        rate = f"{tuned['learning_rate']:.3g}" if tuned else "–"
+        if tuned and tuned["on_edge"]:
+            rate += f" ({tuned['on_edge']} edge of the grid)"
+        table.add_row(
+            result.label,
+            *map(plus_minus, summary["loss"].values()),
+            *map(plus_minus, summary["sum_of_losses"].values()),
+            f"{summary['diverged']} of {summary['num_seeds']}",
+            rate,
+        )
+    return table
+
+
+def cost_table(results: Sequence[Result]) -> Table:
+    """Metrics on the test split, and what a step costs."""
+    table = Table(title="test split: mean over runs ± standard error; cost")
+    table.add_column("rule")
+    for step, metrics in results[0].summary["test"].items():
+        for metric in metrics:
+            table.add_column(f"test {metric}, step {step}", justify="right")
+    table.add_column("ms a step", justify="right")
+    table.add_column("state, bytes a parameter", justify="right")
+    for result in results:
+        test = result.summary["test"].values()
+        table.add_row(
+            result.label,
+            *(plus_minus(value) for metrics in test for value in metrics.values()),
+            f"{result.summary['ms_per_step']:.3g}",
+            f"{result.summary['state_bytes_per_parameter']:.3g}",
+        )
+    return table
+
+
+def verdicts(results: Sequence[Result]) -> list[str]:
+    """For each report step: the best learned rule against the best hand-designed one, paired."""
+    lines = []
+    for step in results[0].summary["loss"]:
+        columns = {r.label: r.losses[:, int(step)].astype(np.float64) for r in results}
+        tuned = {r.label for r in results if "tuning" in r.summary}
+        means = {k: float(v.mean()) for k, v in columns.items() if np.isfinite(v).all()}
+        learned = [k for k in means if k not in tuned]
+        designed = [k for k in means if k in tuned]
+        if not learned or not designed:
+            continue
+        a, b = min(learned, key=means.__getitem__), min(designed, key=means.__getitem__)
+        difference = columns[a] - columns[b]
+        error = difference.std(ddof=1) / len(difference) ** 0.5 if len(difference) > 1 else 0.0
+        word = "below" if difference.mean() < 0 else "above"
+        lines.append(
+            f"step {step}: {a} {means[a]:.4g} is {abs(difference.mean()):.2g} ± {error:.1g} {word} "
+            f"{b} {means[b]:.4g}, the best hand-designed rule here"
+        )
+    return lines
+
+
+if __name__ == "__main__":
+    launch(main)

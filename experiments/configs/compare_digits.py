@@ -1,0 +1,34 @@
+"""Scikit-learn's digits, MLP 64-20-10: the LSTM trained on MNIST, on data that it has never seen.
+
+    python -m experiments.compare --config=experiments/configs/compare_digits.py --workdir=DIR
+
+The data ship with scikit-learn.
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+    return ConfigDict(
+        {
+            "seed": 0,
+            "task": {
+                "name": "image_classifier",
+                "dataset": "digits",
+                "hidden_sizes": (20,),
+                "activation": "sigmoid",
+                "batch_size": 128,
+            },
+            "rules": ("sgd", "nesterov", "momentum", "rmsprop", "adam", "muon", "lstm_mnist"),
+            "num_seeds": 64,
+            "num_steps": 100,
+            "report_steps": (20, 50, 100),
+            "tuning": {
+                "num_steps": (100,),
+                "num_seeds": 8,
+                "low": 1e-3,
+                "high": 1.0,
+                "per_decade": 8,
+            },
+        }
+    )

@@ -1,0 +1,35 @@
+"""MNIST, MLP 784-20-10, sigmoid, minibatches of 128: the pretrained LSTM beside finely tuned rules.
+
+    python -m experiments.compare --config=experiments/configs/compare_mnist.py --workdir=DIR
+
+Every hand-designed rule is tuned twice, for 100 and for 200 updates. MNIST is read from
+TFDS_DATA_DIR or --data_dir.
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+    return ConfigDict(
+        {
+            "seed": 0,
+            "task": {
+                "name": "image_classifier",
+                "dataset": "mnist",
+                "hidden_sizes": (20,),
+                "activation": "sigmoid",
+                "batch_size": 128,
+            },
+            "rules": ("sgd", "nesterov", "momentum", "rmsprop", "adam", "lstm_mnist"),
+            "num_seeds": 64,
+            "num_steps": 200,
+            "report_steps": (20, 100, 200),
+            "tuning": {
+                "num_steps": (100, 200),
+                "num_seeds": 8,
+                "low": 1e-3,
+                "high": 1.0,
+                "per_decade": 8,
+            },
+        }
+    )

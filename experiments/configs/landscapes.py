@@ -1,0 +1,42 @@
+"""Every rule on every 2-D surface, 200 updates.
+
+python -m experiments.landscapes --config=experiments/configs/landscapes.py --workdir=DIR
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+    return ConfigDict(
+        {
+            "seed": 0,
+            "surfaces": ("saddle", "rosenbrock", "beale", "ravine", "multimodal"),
+            "rules": (
+                "sgd",
+                "momentum",
+                "nesterov",
+                "adagrad",
+                "adadelta",
+                "rmsprop",
+                "adam",
+                "nadam",
+                "adamw",
+                "muon",
+                "lstm_quadratic",
+                "lstm_quadratic_gaussian",
+                "lstm_mnist",
+            ),
+            "num_steps": 200,
+            "tune_unbounded_on": "ravine",
+            "tuning": {
+                "num_steps": (200,),
+                "num_seeds": 1,
+                "low": 1e-4,
+                "high": 1.0,
+                "per_decade": 8,
+                "max_extensions": 0,
+                "split": "",
+                "window": 100,
+            },
+        }
+    )

@@ -1,0 +1,315 @@
+"""Figures, as PNG files.
+
+Matplotlib is imported when a figure is made, and never its state machine: nothing here opens a
+window or changes a setting of the caller's.
+"""
+
+import itertools
+import math
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from learned_opt.tasks import Surface
+
+# Okabe and Ito's colours, told apart by colour-blind readers as well; without yellow, which is
+# faint on white. Names that are not listed take the other colours in turn, dashed when used up.
+_COLORS = ("#000000", "#D55E00", "#56B4E9", "#0072B2", "#009E73", "#CC79A7", "#E69F00")
+_DASHES = ("solid", (0, (5, 2)), (0, (1.5, 1.5)), (0, (5, 1.5, 1, 1.5)))
+_KNOWN = {
+    "sgd": ("#7F7F7F", "solid"),
+    "momentum": ("#009E73", "solid"),
+    "nesterov": ("#0072B2", "solid"),
+    "rmsprop": ("#CC79A7", "solid"),
+    "adam": ("#E69F00", "solid"),
+    "adagrad": ("#7F7F7F", "dashed"),
+    "adadelta": ("#009E73", "dashed"),
+    "nadam": ("#0072B2", "dashed"),
+    "adamw": ("#CC79A7", "dashed"),
+    "muon": ("#E69F00", "dashed"),
+}
+
+Band = Literal["standard_error", "quantiles"]
+
+
+def loss_curves(
+    panels: Mapping[str, Mapping[str, ArrayLike]],
+    path: str | os.PathLike,
+    *,
+    band: Band = "standard_error",
+    ylabel: str = "loss",
+    marks: Sequence[int] = (),
+) -> None:
+    """Draws losses against the number of updates, on a log scale, one panel a problem.
+
+    Args:
+      panels: title -> label -> losses `[num_seeds, num_steps + 1]`.
+      path: the PNG file.
+      band: 'standard_error' draws the mean and one standard error about it, 'quantiles' the median
+        and the 5th to 95th percentile.
+      ylabel: what the losses are.
+      marks: numbers of updates to mark by a vertical line.
+    """
+    styles = _styles(_labels(panels))
+    figure, axes = _panels(len(panels), ylabel=ylabel, xlabel="updates")
+    for axis, (title, curves) in zip(axes, panels.items(), strict=False):
+        starts, lows = [], []
+        for label, losses in curves.items():
+            middle, low, high = _summary(np.asarray(losses, np.float64), band)
+            steps = np.arange(len(middle))
+            color, dashes = styles[label]
+            axis.fill_between(steps, low, high, color=color, alpha=0.2, linewidth=0)
+            axis.plot(steps, middle, color=color, linestyle=dashes, label=label, **_weight(label))
+            starts.append(middle[0])
+            lows.append(np.nanmin(np.where(middle > 0, middle, np.nan), initial=middle[0]))
+        for mark in marks:
+            axis.axvline(mark, color="0.6", linewidth=0.8, linestyle=(0, (2, 2)), zorder=0)
+        _log_axis(axis, 0.8 * min(lows), 2 * np.median(starts))
+        axis.set_xlim(0, len(middle) - 1)
+        axis.set_title(title, fontsize=10)
+    _finish(figure, axes, path, legend="right")
+
+
+def tuning_curves(
+    curves: Mapping[str, tuple[ArrayLike, ArrayLike]],
+    path: str | os.PathLike,
+    *,
+    title: str = "",
+    xlabel: str = "learning rate",
+    ylabel: str = "mean final loss",
+) -> None:
+    """Draws the scores of a search against the hyperparameter, a dot on the best.
+
+    Args:
+      curves: label -> (values, scores), as `Tuned.grid` and `Tuned.scores`; what diverged is left
+        out.
+      path: the PNG file.
+      title: of the figure.
+      xlabel: the hyperparameter.
+      ylabel: the score.
+    """
+    styles = _styles(curves)
+    figure, axes = _panels(1, ylabel=ylabel, xlabel=xlabel)
+    bests = []
+    for label, (values, scores) in curves.items():
+        values, scores = np.asarray(values), np.asarray(scores, np.float64)
+        kept = np.isfinite(scores) & (scores > 0)
+        if not kept.any():
+            continue
+        color, dashes = styles[label]
+        axes[0].plot(values[kept], scores[kept], color=color, linestyle=dashes, label=label)
+        best = np.argmin(np.where(kept, scores, np.inf))
+        axes[0].plot(values[best], scores[best], "o", color=color)
+        bests.append(scores[best])
+    axes[0].set_xscale("log")
+    if bests:
+        _log_axis(axes[0], 0.8 * min(bests), 10 * max(bests))
+    axes[0].set_title(title, fontsize=10)
+    _finish(figure, axes, path, legend="right")
+
+
+def width_sweep(
+    panels: Mapping[str, Mapping[str, tuple[ArrayLike, ArrayLike, ArrayLike]]],
+    path: str | os.PathLike,
+    *,
+    ylabel: str = "final loss",
+) -> None:
+    """Draws final losses against the number of hidden units (figure 6 of the paper).
+
+    Args:
+      panels: title -> label -> (widths, mean losses, their standard errors), each `[num_widths]`.
+      path: the PNG file.
+      ylabel: what the losses are.
+    """
+    styles = _styles(_labels(panels))
+    figure, axes = _panels(len(panels), ylabel=ylabel, xlabel="hidden units", sharey=True)
+    for axis, (title, curves) in zip(axes, panels.items(), strict=False):
+        for label, (widths, means, errors) in curves.items():
+            color, dashes = styles[label]
+            axis.errorbar(
+                widths,
+                means,
+                errors,
+                color=color,
+                linestyle=dashes,
+                marker="o",
+                markersize=3.5,
+                label=label,
+                **_weight(label),
+            )
+        axis.set_ylim(bottom=0)
+        axis.set_title(title, fontsize=10)
+    _finish(figure, axes, path, legend="right")
+
+
+def trajectories(
+    panels: Mapping[str, tuple[Surface, Mapping[str, ArrayLike]]], path: str | os.PathLike
+) -> None:
+    """Draws optimizers' ways over contours of 2-D surfaces.
+
+    A cross is the start, a dot where the way ends, a star a minimum. Contours follow quantiles of
+    the surface, so that valleys and plains show alike; the darker the lower.
+
+    Args:
+      panels: title -> (surface, label -> points `[num_steps + 1, 2]`).
+      path: the PNG file.
+    """
+    import matplotlib.patheffects
+
+    styles = _styles(_labels({title: ways for title, (_, ways) in panels.items()}))
+    figure, axes = _panels(len(panels), xlabel="", ylabel="")
+    halo = [matplotlib.patheffects.withStroke(linewidth=3, foreground="white")]
+    for axis, (title, (surface, ways)) in zip(axes, panels.items(), strict=False):
+        _contours(axis, surface)
+        for label, points in ways.items():
+            color, dashes = styles[label]
+            points = np.asarray(points, np.float64)
+            points = points[np.isfinite(points).all(axis=1)]
+            points = np.clip(points, -1e6, 1e6)  # what leaves the window leaves it all the same
+            axis.plot(
+                *points.T,
+                color=color,
+                linestyle=dashes,
+                linewidth=1.6,
+                label=label,
+                path_effects=halo,
+            )
+            axis.plot(*points[-1], "o", color=color, mec="white", markersize=6, zorder=6)
+        for minimum in surface.minima:
+            axis.plot(*minimum, "*", color="white", mec="black", markersize=11, zorder=4)
+        axis.plot(*surface.start, "X", color="black", mec="white", markersize=9, zorder=5)
+        axis.set(xlim=surface.window[0], ylim=surface.window[1])
+        axis.set_title(title, fontsize=10)
+        axis.grid(False)
+    figure.supxlabel("cross: start    dot: end    star: minimum", fontsize=9)
+    legend: Literal["right"] | None = None
+    if any(len(ways) > 1 for _, ways in panels.values()):
+        legend = "right"
+    _finish(figure, axes, path, legend=legend)
+
+
+def meta_training(records: Sequence[Mapping[str, Any]], path: str | os.PathLike) -> None:
+    """Draws a meta-training's meta-loss and validation scores.
+
+    Args:
+      records: lines of `metrics.jsonl`, as `read_metrics` gives them.
+      path: the PNG file.
+    """
+    figure, axes = _panels(2, xlabel="meta-updates", ylabel="")
+    shown = [
+        ("meta_loss", "meta-loss per inner step", "-"),
+        ("validation_score", "validation score (final loss on fresh problems)", ".-"),
+    ]
+    for axis, (name, title, style) in zip(axes, shown, strict=True):
+        rows = [(r["step"], r[name]) for r in records if name in r]
+        if rows:
+            steps, values = np.asarray(rows, np.float64).T
+            axis.plot(steps, values, style, color=_COLORS[1], linewidth=1)
+            if name == "validation_score" and np.isfinite(values).any():
+                best = np.nanargmin(values)
+                axis.plot(steps[best], values[best], "o", color="black")
+                title += f"\nbest: {values[best]:.4g} at {steps[best]:.0f}"
+            if (values > 0).any():
+                _log_axis(axis, 0.9 * np.nanmin(values[values > 0]), 1.1 * np.nanmax(values))
+        axis.set_title(title, fontsize=10)
+    _finish(figure, axes, path, legend=None)
+
+
+def _summary(losses: np.ndarray, band: Band) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Middle, low and high `[num_steps + 1]` of losses `[num_seeds, num_steps + 1]`."""
+    if band == "quantiles":
+        low, middle, high = np.quantile(losses, [0.05, 0.5, 0.95], axis=0)
+        return middle, low, high
+    if band != "standard_error":
+        raise ValueError(f"unknown band {band!r}: expected 'standard_error' or 'quantiles'")
+    mean = losses.mean(axis=0)
+    error = losses.std(axis=0, ddof=1 if len(losses) > 1 else 0) / math.sqrt(len(losses))
+    return mean, mean - error, mean + error
+
+
+def _labels(panels: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    return list(dict.fromkeys(itertools.chain.from_iterable(panels.values())))
+
+
+def _styles(labels: Sequence[str] | Mapping[str, Any]) -> dict[str, tuple[str, Any]]:
+    """A colour and a dash for each label: the same for a rule in every figure."""
+    styles: dict[str, tuple[str, Any]] = {}
+    others: Iterator = ((c, d) for d in _DASHES for c in _COLORS)
+    others = itertools.chain(others, itertools.repeat(("#000000", "solid")))
+    taken = {_KNOWN[label] for label in labels if label in _KNOWN}
+    for label in labels:
+        styles[label] = _KNOWN.get(label) or next(s for s in others if s not in taken)
+    return styles
+
+
+def _log_axis(axis: Any, low: float, high: float) -> None:
+    """A log scale; over a few decades with ticks at 1, 2 and 5, written as plain numbers."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
+
+    axis.set_yscale("log")
+    axis.set_ylim(low, high)
+    if high < 1e4 * low:
+        axis.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=20))
+        axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axis.yaxis.set_minor_locator(NullLocator())
+        axis.yaxis.set_minor_formatter(NullFormatter())
+
+
+def _weight(label: str) -> dict[str, float]:
+    """Rules that are not hand-designed stand out."""
+    known = label in _KNOWN
+    return {"linewidth": 1.3 if known else 2.2, "zorder": 2 if known else 3}
+
+
+def _contours(axis: Any, surface: Surface) -> None:
+    x, y = (np.linspace(*ends, 201) for ends in surface.window)
+    values = np.asarray(surface.value(*np.meshgrid(x, y)))  # type: ignore[arg-type]
+    levels = np.unique(np.quantile(values, np.linspace(0, 1, 22)))
+    axis.contourf(x, y, values, levels=levels, cmap="gray", norm=_ranks(levels), alpha=0.55)
+    axis.contour(x, y, values, levels=levels, colors="0.45", linewidths=0.35, linestyles="solid")
+
+
+def _ranks(levels: np.ndarray) -> Any:
+    from matplotlib.colors import BoundaryNorm
+
+    return BoundaryNorm(levels, 256)
+
+
+def _panels(
+    number: int, *, xlabel: str, ylabel: str, sharey: bool = False
+) -> tuple[Any, list[Any]]:
+    """A figure with `number` panels in rows of at most four."""
+    from matplotlib.figure import Figure
+
+    columns = {4: 2}.get(number, min(number, 3 if number in (5, 6, 9) else 4))
+    rows = math.ceil(number / columns)
+    width, height = (6.4, 4.2) if number == 1 else (3.9, 3.4)
+    figure = Figure(figsize=(width * columns, height * rows), dpi=130, layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False, sharey=sharey)
+    axes = list(grid.flat)
+    for axis in axes[number:]:
+        axis.remove()
+    for n, axis in enumerate(axes[:number]):
+        axis.grid(True, which="major", color="0.9", linewidth=0.7)
+        axis.set_axisbelow(True)
+        axis.spines[["top", "right"]].set_visible(False)
+        if xlabel:
+            axis.set_xlabel(xlabel)
+        if ylabel and n % columns == 0:
+            axis.set_ylabel(ylabel)
+    return figure, axes[:number]
+
+
+def _finish(
+    figure: Any, axes: list[Any], path: str | os.PathLike, *, legend: Literal["right"] | None
+) -> None:
+    if legend:
+        handles: dict[str, Any] = {}
+        for axis in axes:
+            for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
+                handles.setdefault(label, handle)
+        figure.legend(handles.values(), handles.keys(), loc="outside right upper", frameon=False)
+    figure.savefig(path)
