@@ -63,9 +63,10 @@ def main(config: ConfigDict, workdir: Path, data_dir: str | None) -> None:
     write_json(workdir / "results.json", [result.summary for result in results])
     with MetricsWriter(workdir) as writer:
         for step in range(config.num_steps + 1):
-            means = {f"{r.label}/loss": float(r.losses[:, step].mean()) for r in results}
-            writer.write(step, means)
-    title = f"{config.task.name} {config.task.get('dataset', '')}{config.task.get('family', '')}"
+            means = {r.label: r.losses[:, step].astype(np.float64).mean() for r in results}
+            writer.write(step, {f"{label}/loss": mean for label, mean in means.items()})
+    parts = (config.task.get(name, "") for name in ("name", "dataset", "family"))
+    title = " ".join(filter(None, parts)).replace("_", " ")
     draw(results, title, config.report_steps, workdir)
     print_tables([loss_table(results), cost_table(results)], workdir / "tables.txt")
     for line in verdicts(results):
@@ -95,12 +96,9 @@ def draw(results: Sequence[Result], title: str, marks: Sequence[int], workdir: P
     """Draws the loss curves, and the scores of tuning."""
     num_seeds = results[0].summary["num_seeds"]
     plots.loss_curves(
-        {
-            f"{title}: mean of {num_seeds} runs ± standard error": {
-                r.label: r.losses for r in results
-            }
-        },
+        {f"{title}, {num_seeds} runs": {r.label: r.losses for r in results}},
         workdir / "losses.png",
+        ylabel="training loss, mean ± standard error",
         marks=marks,
     )
     searches = {r.label: r.summary["tuning"] for r in results if "tuning" in r.summary}

@@ -244,11 +244,11 @@ def _mean(values: np.ndarray) -> dict[str, float | str]:
     values = values.astype(np.float64)
     with np.errstate(over="ignore", invalid="ignore"):  # diverged runs are reported as such
         error = values.std(ddof=1) / math.sqrt(len(values)) if len(values) > 1 else 0.0
-    return {
-        "mean": number(values.mean()),
-        "standard_error": number(error),
-        "median": number(np.median(values)),
-    }
+        return {
+            "mean": number(values.mean()),
+            "standard_error": number(error),
+            "median": number(np.median(values)),
+        }
 
 
 def number(value: float) -> float | str:

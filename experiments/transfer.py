@@ -8,7 +8,6 @@ where it was cut short. Writes results.json, tables.txt, metrics.jsonl, TensorBo
 config.json, versions.json, and the figures losses.png and widths.png into the work directory.
 """
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -116,7 +115,15 @@ def variant(base: Task, settings: Mapping[str, Any]) -> ImageClassifier:
     unknown = sorted(set(settings) - {"hidden_sizes", "activation"})
     if unknown:
         raise ValueError(f"a problem may differ in hidden_sizes and activation, not in {unknown}")
-    return dataclasses.replace(base, **settings)
+    current = {f: getattr(base, f) for f in ("hidden_sizes", "activation")}
+    return ImageClassifier.from_arrays(
+        {split: (base.images[split], base.labels[split]) for split in base.images},
+        num_classes=base.num_classes,
+        batch_size=base.batch_size,
+        init_scale=base.init_scale,
+        max_pixel=base.max_pixel,
+        **current | dict(settings),
+    )
 
 
 def run_sweep(

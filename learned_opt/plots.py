@@ -7,7 +7,7 @@ window or changes a setting of the caller's.
 import itertools
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -31,6 +31,7 @@ _KNOWN = {
     "adamw": ("#CC79A7", "dashed"),
     "muon": ("#E69F00", "dashed"),
 }
+_LAST = ("#000000", "solid")  # when all are used up
 
 Band = Literal["standard_error", "quantiles"]
 
@@ -64,10 +65,10 @@ def loss_curves(
             axis.fill_between(steps, low, high, color=color, alpha=0.2, linewidth=0)
             axis.plot(steps, middle, color=color, linestyle=dashes, label=label, **_weight(label))
             starts.append(middle[0])
-            lows.append(np.nanmin(np.where(middle > 0, middle, np.nan), initial=middle[0]))
+            lows.append(np.min(middle, where=middle > 0, initial=middle[0]))
         for mark in marks:
             axis.axvline(mark, color="0.6", linewidth=0.8, linestyle=(0, (2, 2)), zorder=0)
-        _log_axis(axis, 0.8 * min(lows), 2 * np.median(starts))
+        _log_axis(axis, lows, starts, above=1.4)
         axis.set_xlim(0, len(middle) - 1)
         axis.set_title(title, fontsize=10)
     _finish(figure, axes, path, legend="right")
@@ -105,8 +106,7 @@ def tuning_curves(
         axes[0].plot(values[best], scores[best], "o", color=color)
         bests.append(scores[best])
     axes[0].set_xscale("log")
-    if bests:
-        _log_axis(axes[0], 0.8 * min(bests), 10 * max(bests))
+    _log_axis(axes[0], bests, bests, above=10.0)
     axes[0].set_title(title, fontsize=10)
     _finish(figure, axes, path, legend="right")
 
@@ -212,8 +212,7 @@ def meta_training(records: Sequence[Mapping[str, Any]], path: str | os.PathLike)
                 best = np.nanargmin(values)
                 axis.plot(steps[best], values[best], "o", color="black")
                 title += f"\nbest: {values[best]:.4g} at {steps[best]:.0f}"
-            if (values > 0).any():
-                _log_axis(axis, 0.9 * np.nanmin(values[values > 0]), 1.1 * np.nanmax(values))
+            _log_axis(axis, values, values, above=1.2)
         axis.set_title(title, fontsize=10)
     _finish(figure, axes, path, legend=None)
 
@@ -225,8 +224,9 @@ def _summary(losses: np.ndarray, band: Band) -> tuple[np.ndarray, np.ndarray, np
         return middle, low, high
     if band != "standard_error":
         raise ValueError(f"unknown band {band!r}: expected 'standard_error' or 'quantiles'")
-    mean = losses.mean(axis=0)
-    error = losses.std(axis=0, ddof=1 if len(losses) > 1 else 0) / math.sqrt(len(losses))
+    with np.errstate(over="ignore", invalid="ignore"):  # diverged runs are not drawn
+        mean = losses.mean(axis=0)
+        error = losses.std(axis=0, ddof=1 if len(losses) > 1 else 0) / math.sqrt(len(losses))
     return mean, mean - error, mean + error
 
 
@@ -235,20 +235,43 @@ def _labels(panels: Mapping[str, Mapping[str, Any]]) -> list[str]:
 
 
 def _styles(labels: Sequence[str] | Mapping[str, Any]) -> dict[str, tuple[str, Any]]:
-    """A colour and a dash for each label: the same for a rule in every figure."""
+    """A colour and a dash for each label: the same colour for a rule in every figure.
+
+    The first word of a label is the rule's name; a second label of the same rule is dashed.
+    """
     styles: dict[str, tuple[str, Any]] = {}
-    others: Iterator = ((c, d) for d in _DASHES for c in _COLORS)
-    others = itertools.chain(others, itertools.repeat(("#000000", "solid")))
-    taken = {_KNOWN[label] for label in labels if label in _KNOWN}
+    reserved = {_KNOWN[_base(label)] for label in labels if _base(label) in _KNOWN}
+    others = ((color, dash) for dash in _DASHES for color in _COLORS)
+    free = itertools.chain((s for s in others if s not in reserved), itertools.repeat(_LAST))
     for label in labels:
-        styles[label] = _KNOWN.get(label) or next(s for s in others if s not in taken)
+        if _base(label) in _KNOWN:
+            color, first = _KNOWN[_base(label)]
+            dashes = (first, *_DASHES)
+            styles[label] = next(
+                ((color, dash) for dash in dashes if (color, dash) not in styles.values()), _LAST
+            )
+        else:
+            styles[label] = next(free)
     return styles
 
 
-def _log_axis(axis: Any, low: float, high: float) -> None:
-    """A log scale; over a few decades with ticks at 1, 2 and 5, written as plain numbers."""
+def _base(label: str) -> str:
+    return label.split(" ")[0]
+
+
+def _log_axis(axis: Any, lows: ArrayLike, highs: ArrayLike, *, above: float) -> None:
+    """A log scale from the lowest of `lows` to somewhat above the highest of `highs`.
+
+    Over a few decades it has ticks at 1, 2 and 5, written as plain numbers. What is not positive
+    and finite plays no part.
+    """
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
 
+    ends = [np.asarray(values, np.float64) for values in (lows, highs)]
+    ends = [values[np.isfinite(values) & (values > 0)] for values in ends]
+    if not all(values.size for values in ends):
+        return
+    low, high = 0.85 * ends[0].min(), above * ends[1].max()
     axis.set_yscale("log")
     axis.set_ylim(low, high)
     if high < 1e4 * low:
@@ -260,7 +283,7 @@ def _log_axis(axis: Any, low: float, high: float) -> None:
 
 def _weight(label: str) -> dict[str, float]:
     """Rules that are not hand-designed stand out."""
-    known = label in _KNOWN
+    known = _base(label) in _KNOWN
     return {"linewidth": 1.3 if known else 2.2, "zorder": 2 if known else 3}
 
 

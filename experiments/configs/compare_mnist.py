@@ -26,8 +26,8 @@ def get_config() -> ConfigDict:
             "report_steps": (20, 100, 200),
             "tuning": {
                 "num_steps": (100, 200),
-                "num_seeds": 8,
-                "low": 1e-3,
+                "num_seeds": 32,
+                "low": 1e-2,
                 "high": 1.0,
                 "per_decade": 8,
             },

@@ -1,0 +1,33 @@
+"""Every config file of the experiments here says how it is run, and is accepted."""
+
+import importlib
+from pathlib import Path
+
+import pytest
+
+from experiments import compare, landscapes, transfer
+from experiments.build import TASKS
+from experiments.comparison import check_tuning
+from experiments.launch import check_fields
+
+CONFIGS = Path(compare.__file__).parent / "configs"
+FILES = sorted(
+    path for kind in ("compare", "transfer", "landscapes") for path in CONFIGS.glob(f"{kind}*.py")
+)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_config(path):
+    module = importlib.import_module(f"experiments.configs.{path.stem}")
+    experiment = {"compare": compare, "transfer": transfer, "landscapes": landscapes}[
+        path.stem.split("_")[0]
+    ]
+    name = experiment.__name__.split(".")[-1]
+    command = f"python -m experiments.{name} --config=experiments/configs/{path.name}"
+    assert command in module.__doc__
+    assert "Run time" in module.__doc__ and "Expected" in module.__doc__
+    config = check_fields(module.get_config(), experiment.DEFAULTS)
+    check_tuning(config.tuning)
+    if "task" in config:
+        assert config.task.name in TASKS
+        compare.checked(config, experiment.DEFAULTS)
