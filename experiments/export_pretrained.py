@@ -16,13 +16,19 @@ from absl import app, flags
 from experiments.launch import check_fields
 from experiments.meta_train import DEFAULTS
 from experiments.workdir import write_json
-from learned_opt import checkpoints
+from learned_opt import __version__, checkpoints
 
 _PRETRAINED = Path(checkpoints.__file__).parent / "pretrained"
 
 
 def export(
-    workdir: Path, name: str, *, results: dict[str, Any], fails: list[str], output: Path
+    workdir: Path,
+    name: str,
+    *,
+    results: dict[str, Any],
+    fails: list[str],
+    device: str | None = None,
+    output: Path,
 ) -> dict[str, Any]:
     """Writes `output/NAME.npz` and `output/NAME.json`.
 
@@ -31,6 +37,7 @@ def export(
       name: the name of the rule, and of its config file.
       results: what the rule reaches on evaluation; goes into the card as it is.
       fails: sentences on where the rule does not work.
+      device: what the run was made on, for example '2 CPU cores'; by default JAX's name for it.
       output: the folder to write to.
 
     Returns:
@@ -58,11 +65,12 @@ def export(
         "command": f"python -m experiments.meta_train --config=experiments/configs/{name}.py "
         "--workdir=DIR",
         "seed": config["seed"],
-        "versions": versions,
+        "versions": {k: v for k, v in versions.items() if k != "platform"}
+        | {"learned_opt": __version__},
         "cost": {
             "inner_steps": cost["inner_steps"],
             "minutes": round(cost["minutes"], 1),
-            "device": ", ".join(cost["devices"]),
+            "device": device or ", ".join(cost["devices"]),
         },
         "results": {"best_validation_score": cost["best_validation_score"], **results},
         "fails": fails,
@@ -88,6 +96,7 @@ def main(_: list[str]) -> None:
         values.name,
         results=results,
         fails=values.fails,
+        device=values.device,
         output=Path(values.output),
     )
     print(json.dumps(card, indent=2))
@@ -97,6 +106,7 @@ if __name__ == "__main__":
     flags.DEFINE_string("name", None, "name of the pretrained rule and of its config file")
     flags.DEFINE_string("results", None, "JSON file with what the rule reaches")
     flags.DEFINE_multi_string("fails", [], "a sentence on where it fails; may be repeated")
+    flags.DEFINE_string("device", None, "what the run was made on, for example '2 CPU cores'")
     flags.DEFINE_string("output", str(_PRETRAINED), "folder to write to")
     flags.mark_flags_as_required(["workdir", "name"])
     app.run(main)

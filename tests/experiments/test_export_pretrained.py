@@ -13,6 +13,7 @@ from experiments.export_pretrained import export
 from experiments.launch import check_fields
 from experiments.meta_train import DEFAULTS
 from experiments.workdir import open_workdir, write_json
+from learned_opt import __version__
 from learned_opt.checkpoints import load_theta, save_theta
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -47,6 +48,7 @@ def test_from_the_command_line(finished, tmp_path):
     assert card["cost"] == {"inner_steps": 51_200_000, "minutes": 12.3, "device": "cpu:0, cpu:1"}
     assert card["results"] == {"best_validation_score": 0.05, "loss at step 100": 0.04}
     assert card["fails"] == ["Diverges on others.", "Slow."]
+    assert "platform" not in card["versions"] and card["versions"]["learned_opt"] == __version__
     assert card["rule"]["name"] == "lstm" and card["seed"] == 0
     exported = load_theta(tmp_path / "out" / "lstm_quadratic.npz", like=theta)
     jax.tree.map(np.testing.assert_array_equal, exported, theta)
