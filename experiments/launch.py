@@ -9,7 +9,13 @@ import jax
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "the experiment's config file")
+_CONFIG = config_flags.DEFINE_config_file(
+    "config",
+    None,
+    "the experiment's config file",
+    lock_config=False,
+    accept_new_attributes=True,  # fields left to their defaults; check_fields refuses others
+)
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "where results, metrics, figures and checkpoints go"
 )
@@ -27,9 +33,7 @@ _USER_ERRORS = (
     ValueError,
     TypeError,
     AttributeError,
-    FileNotFoundError,
-    NotADirectoryError,
-    PermissionError,
+    OSError,
     FloatingPointError,
 )
 

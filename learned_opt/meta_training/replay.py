@@ -152,15 +152,20 @@ def _per_coordinate(fn, tx, recorded: Recorded, shared=lambda x: x) -> Recorded:
 def _blockwise(tx, theta: Theta, recorded: Recorded, size: int, one_block) -> Theta:
     """Adds up `one_block` over blocks of `size` coordinates of the flat parameters.
 
-    Padding coordinates have a zero gradient at all times and so contribute nothing.
+    The last block is padded with copies of the last coordinate that nothing pulls at: they
+    contribute zero, and are as differentiable as a real one (the square root in Adam is not at 0).
     """
     num_coordinates = recorded.params.size
     num_blocks = -(-num_coordinates // size)
+    padding = num_blocks * size - num_coordinates
+    recorded = _per_coordinate(
+        lambda x: jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, padding)], mode="edge"), tx, recorded
+    )
+    real = jnp.arange(num_blocks * size) < num_coordinates
+    recorded = recorded._replace(pulls=jnp.where(real, recorded.pulls, 0))
 
     def split(x: jax.Array) -> jax.Array:  # [..., P] -> [blocks, ..., size]
-        padding = [(0, 0)] * (x.ndim - 1) + [(0, num_blocks * size - num_coordinates)]
-        blocks = jnp.pad(x, padding).reshape(*x.shape[:-1], num_blocks, size)
-        return jnp.moveaxis(blocks, -2, 0)
+        return jnp.moveaxis(x.reshape(*x.shape[:-1], num_blocks, size), -2, 0)
 
     def share(x: jax.Array) -> jax.Array:  # step counts and the like: the same for every block
         return jnp.broadcast_to(x, (num_blocks, *jnp.shape(x)))
