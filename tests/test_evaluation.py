@@ -75,6 +75,25 @@ def test_batches_and_evaluation_steps_change_nothing(rule):
     assert one_by_one.heldout == {}
 
 
+@pytest.mark.parametrize("batch_size", [1, 2])
+def test_runs_spread_over_devices(batch_size):
+    """Three devices, with a number of runs that they do not divide."""
+    mesh = jax.make_mesh((3,), ("runs",), devices=jax.devices()[:3])
+    rule, task = momentum(0.5), make_classifier()
+    settings = dict(num_seeds=7, num_steps=2, eval_steps=(2,))
+    expected = evaluation.evaluate(rule, theta_of(rule), task, KEY, **settings)
+    done = []
+    spread = evaluation.evaluate(
+        rule, theta_of(rule), task, KEY, **settings, batch_size=batch_size, mesh=mesh,
+        progress=done.append,
+    )  # fmt: skip
+    np.testing.assert_allclose(spread.losses, expected.losses, rtol=1e-5)
+    np.testing.assert_allclose(
+        spread.heldout["test"]["loss"], expected.heldout["test"]["loss"], rtol=1e-5
+    )
+    assert done == ([3, 6, 7] if batch_size == 1 else [6, 7])
+
+
 def test_rules_meet_the_same_problems():
     task = Quadratic(num_dims=3)
     losses = [

@@ -41,6 +41,13 @@ def test_batches_change_nothing(batch_size):
     np.testing.assert_allclose(tuned.scores, expected.scores, rtol=1e-4)
 
 
+def test_runs_spread_over_devices():
+    mesh = jax.make_mesh((3,), ("runs",), devices=jax.devices()[:3])
+    expected = tuning.tune(SGD, TASK, KEY, low=0.01, high=0.1, **SETTINGS)
+    spread = tuning.tune(SGD, TASK, KEY, low=0.01, high=0.1, **SETTINGS, mesh=mesh)
+    np.testing.assert_allclose(spread.scores, expected.scores, rtol=1e-4)
+
+
 @pytest.mark.parametrize(("low", "high"), [(1e-5, 1e-4), (1.0, 10.0)])
 def test_grid_grows_until_the_best_is_inside(low, high):
     tuned = tuning.tune(SGD, TASK, KEY, low=low, high=high, **SETTINGS, max_extensions=5)
