@@ -22,6 +22,7 @@ from experiments.comparison import (
     Result,
     check_tuning,
     compare_rules,
+    device_mesh,
     find_rules,
     plus_minus,
     print_tables,
@@ -47,6 +48,7 @@ DEFAULTS = ConfigDict(
 def main(config: ConfigDict, workdir: Path, data_dir: str | None) -> None:
     """Runs or goes on with one comparison."""
     config = checked(config, DEFAULTS)
+    mesh = device_mesh()
     entries = find_rules(config.rules, config.tuning.num_steps)
     task = make_task(config.task, data_dir)
     workdir = open_workdir(workdir, config)
@@ -59,6 +61,7 @@ def main(config: ConfigDict, workdir: Path, data_dir: str | None) -> None:
         report_steps=config.report_steps,
         tuning_config=config.tuning,
         folder=workdir / "rules",
+        mesh=mesh,
     )
     write_json(workdir / "results.json", [result.summary for result in results])
     with MetricsWriter(workdir) as writer:

@@ -8,6 +8,7 @@ import functools
 import hashlib
 import json
 import math
+import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -83,6 +84,19 @@ def check_tuning(config: ConfigDict) -> ConfigDict:
     return config
 
 
+def device_mesh() -> jax.sharding.Mesh | None:
+    """A mesh of this process's devices to spread runs over; None where there is one device.
+
+    On CPU every core is made a device of its own, unless JAX's devices have been started already.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    if jax.config.values["jax_num_cpu_devices"] < 0:
+        with contextlib.suppress(RuntimeError):
+            jax.config.update("jax_num_cpu_devices", cores or 1)
+    devices = jax.local_devices()
+    return jax.make_mesh((len(devices),), ("runs",), devices=devices) if len(devices) > 1 else None
+
+
 def find_rules(names: Sequence[str], tuned_for: Sequence[int]) -> list[Entry]:
     """Finds the rules of a comparison; every hand-designed one appears once for each `tuned_for`.
 
@@ -123,6 +137,7 @@ def compare_rules(
     report_steps: Sequence[int],
     tuning_config: ConfigDict,
     folder: Path,
+    mesh: jax.sharding.Mesh | None = None,
     title: str = "",
     measure: bool = True,
 ) -> list[Result]:
@@ -137,6 +152,7 @@ def compare_rules(
       report_steps: numbers of updates to report losses at.
       tuning_config: as `TUNING`.
       folder: where finished rules are kept.
+      mesh: the devices to spread the runs over, or None.
       title: goes in front of the progress display.
       measure: whether to time steps and evaluate on the test split.
     """
@@ -150,7 +166,7 @@ def compare_rules(
             theta, tuned = entry.theta, None
             if entry.tuned_for is not None:
                 with _progress(f"{title}{entry.label}: tuning") as progress:
-                    tuned = tune(entry, task, key, tuning_config, progress)
+                    tuned = tune(entry, task, key, tuning_config, mesh, progress)
                     theta = tuned.theta
             with _progress(f"{title}{entry.label}: evaluation") as progress:
                 evaluated = evaluation.evaluate(
@@ -162,6 +178,7 @@ def compare_rules(
                     num_steps=num_steps,
                     eval_steps=report_steps if measure else (),
                     splits=("test",),
+                    mesh=mesh,
                     progress=functools.partial(progress, total=num_seeds),
                 )
             summary = _summary(entry, tuned, evaluated, report_steps)
@@ -178,6 +195,7 @@ def tune(
     task: Task,
     key: Key,
     config: ConfigDict,
+    mesh: jax.sharding.Mesh | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> tuning.Tuned:
     """Finds a hand-designed rule's learning rate by the settings of `TUNING`."""
@@ -194,6 +212,7 @@ def tune(
         split=config.split or None,
         window=config.window,
         max_extensions=config.max_extensions,
+        mesh=mesh,
         progress=progress,
     )
 

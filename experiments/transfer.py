@@ -25,6 +25,7 @@ from experiments.comparison import (
     Result,
     check_tuning,
     compare_rules,
+    device_mesh,
     find_rules,
     plus_minus,
     print_tables,
@@ -63,6 +64,7 @@ def main(config: ConfigDict, workdir: Path, data_dir: str | None) -> None:
     """Runs or goes on with one study of transfer."""
     config = checked(config, DEFAULTS)
     config.sweep = _check_sweep(config.sweep)
+    mesh = device_mesh()
     entries = find_rules(config.rules, config.tuning.num_steps)
     sweep_entries = find_rules(config.rules, config.sweep.tuning.num_steps)
     base = make_task(config.task, data_dir)
@@ -78,11 +80,12 @@ def main(config: ConfigDict, workdir: Path, data_dir: str | None) -> None:
             report_steps=config.report_steps,
             tuning_config=config.tuning,
             folder=workdir / "problems" / name.replace(" ", "_"),
+            mesh=mesh,
             title=f"{name}: ",
         )
         for name, task in problems.items()
     }
-    sweep = run_sweep(base, sweep_entries, config, workdir / "sweep")
+    sweep = run_sweep(base, sweep_entries, config, workdir / "sweep", mesh)
     write_json(
         workdir / "results.json",
         {
@@ -127,7 +130,11 @@ def variant(base: Task, settings: Mapping[str, Any]) -> ImageClassifier:
 
 
 def run_sweep(
-    base: Task, entries: Sequence[Entry], config: ConfigDict, folder: Path
+    base: Task,
+    entries: Sequence[Entry],
+    config: ConfigDict,
+    folder: Path,
+    mesh: jax.sharding.Mesh | None,
 ) -> dict[tuple[int, int], list[Result]]:
     """Compares the rules on every width and depth; (layers, width) -> results."""
     sweep = config.sweep
@@ -141,6 +148,7 @@ def run_sweep(
             report_steps=(sweep.num_steps,),
             tuning_config=sweep.tuning,
             folder=folder / f"{layers}x{width}",
+            mesh=mesh,
             title=f"{layers} x {width} units: ",
             measure=False,
         )

@@ -5,6 +5,7 @@ several rules are paired.
 """
 
 import functools
+import math
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -12,6 +13,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from learned_opt.meta_training.unroll import init_inner, inner_step, unroll
 from learned_opt.types import Key, Params, Task, Theta, UpdateRule
@@ -53,6 +56,7 @@ def evaluate(
     eval_steps: Sequence[int] = (),
     splits: Sequence[str] = ("test",),
     batch_size: int | None = None,
+    mesh: Mesh | None = None,
     progress: Callable[[int], None] = lambda done: None,
 ) -> Evaluation:
     """Runs a rule on `num_seeds` fresh problems for `num_steps` updates each.
@@ -71,6 +75,7 @@ def evaluate(
       splits: the held-out splits to evaluate on.
       batch_size: runs that are vmapped; 1 does them one after another. By default what suits the
         device and the size of the problem. Memory grows with it.
+      mesh: a mesh of this process's devices with a single axis, to spread the runs over; or None.
       progress: called with the number of runs done.
 
     Returns:
@@ -83,13 +88,17 @@ def evaluate(
     for name, value in [("num_seeds", num_seeds), ("batch_size", batch_size)]:
         if value is not None and value < 1:
             raise ValueError(f"{name} must be at least 1, got {value}")
-    batch_size = min(batch_size or default_batch_size(rule, theta, task), num_seeds)
-    settings = dict(num_steps=num_steps, eval_steps=eval_steps, splits=tuple(splits))
+    num_devices = mesh.size if mesh else 1
+    batch_size = batch_size or default_batch_size(rule, theta, task)
+    stride = num_devices * min(batch_size, math.ceil(num_seeds / num_devices))
+    settings = dict(num_steps=num_steps, eval_steps=eval_steps, splits=tuple(splits), mesh=mesh)
+    theta, task, key = place((theta, task, key), mesh)
     parts = []
-    for start in range(0, num_seeds, batch_size):
-        index = jnp.arange(start, start + batch_size)  # the last batch may go over the end
+    for start in range(0, num_seeds, stride):
+        # The last batch may go over the end, so that there is one program.
+        index = place(jnp.arange(start, start + stride), mesh, lanes=True)
         parts.append(jax.device_get(_run_batch(rule, theta, task, key, index, **settings)))
-        progress(min(start + batch_size, num_seeds))
+        progress(min(start + stride, num_seeds))
     losses, heldout = jax.tree.map(lambda *x: np.concatenate(x)[:num_seeds], *parts)
     return Evaluation(losses, heldout, eval_steps)
 
@@ -148,12 +157,45 @@ def run(
     return jnp.concatenate(losses), stacked
 
 
-@functools.partial(jax.jit, static_argnames=("rule", "num_steps", "eval_steps", "splits"))
-def _run_batch(rule, theta, task, key, index, **settings):
-    def one(n):
+@functools.partial(jax.jit, static_argnames=("rule", "num_steps", "eval_steps", "splits", "mesh"))
+def _run_batch(rule, theta, task, key, index, *, mesh, **settings):
+    def one(n, theta, task, key):
         return run(rule, theta, task, jax.random.fold_in(key, n), **settings)
 
-    return jax.vmap(one)(index) if len(index) > 1 else jax.lax.map(one, index)
+    return spread(one, index, (theta, task, key), mesh)
+
+
+def spread(fn: Callable[..., Any], lanes: Any, shared: tuple, mesh: Mesh | None) -> Any:
+    """Computes `fn(lane, *shared)` for every lane, the lanes vmapped and sharded over a mesh.
+
+    Args:
+      fn: what to compute.
+      lanes: a tree of arrays with the lanes along the leading axis.
+      shared: what is the same for all lanes.
+      mesh: a mesh with a single axis whose size divides the number of lanes, or None.
+    """
+
+    def local(lanes, shared):
+        def one(lane):
+            return fn(lane, *shared)
+
+        # A single lane is not vmapped: on CPU, batched operations of size one are slower.
+        single = len(jax.tree.leaves(lanes)[0]) == 1
+        return jax.lax.map(one, lanes) if single else jax.vmap(one)(lanes)
+
+    if mesh is None:
+        return local(lanes, shared)
+    along = P(*mesh.axis_names)
+    return jax.shard_map(local, mesh=mesh, in_specs=(along, P()), out_specs=along, check_vma=False)(
+        lanes, shared
+    )
+
+
+def place(tree: Any, mesh: Mesh | None, *, lanes: bool = False) -> Any:
+    """Puts a tree on the devices of a mesh: a copy on each, or its lanes divided among them."""
+    if mesh is None:
+        return tree
+    return jax.device_put(tree, NamedSharding(mesh, P(*mesh.axis_names) if lanes else P()))
 
 
 @functools.partial(jax.jit, static_argnames=("rule", "num_steps"))

@@ -11,6 +11,7 @@ from typing import Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from learned_opt import evaluation
 from learned_opt.types import Key, Task, Theta, UpdateRule
@@ -74,6 +75,7 @@ def tune(
     window: int = 1,
     max_extensions: int = 3,
     batch_size: int | None = None,
+    mesh: Mesh | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Tuned:
     """Finds the value of one hyperparameter with the lowest mean final loss.
@@ -98,6 +100,7 @@ def tune(
       max_extensions: decades that may be added, both sides together.
       batch_size: runs that are vmapped, of all values and seeds; 1 does them one after another. By
         default what suits the device and the size of the problem.
+      mesh: a mesh of this process's devices with a single axis, to spread the runs over; or None.
       progress: called with the numbers of runs done and planned.
 
     Returns:
@@ -119,10 +122,14 @@ def tune(
         raise ValueError(f"window ({window}) must be at most num_steps ({num_steps})")
     grid = log_grid(low, high, per_decade=per_decade)
     total = len(grid) * num_seeds
-    batch_size = min(batch_size or evaluation.default_batch_size(rule, theta, task), total)
-    score = functools.partial(
-        _score, rule, name, split, window, num_steps, num_seeds, batch_size, theta, task, key
+    num_devices = mesh.size if mesh else 1
+    batch_size = batch_size or evaluation.default_batch_size(rule, theta, task)
+    lanes = num_devices * min(batch_size, math.ceil(total / num_devices))
+    settings = dict(
+        rule=rule, name=name, split=split, window=window, num_steps=num_steps, mesh=mesh
     )
+    shared = evaluation.place((theta, task, jax.random.fold_in(key, _TUNING)), mesh)
+    score = functools.partial(_score, settings, shared, num_seeds, lanes)
     scores = score(grid, lambda done: progress(done, total))
     for _ in range(max_extensions):
         edge = _edge(scores)
@@ -151,33 +158,28 @@ def _edge(scores: np.ndarray) -> Literal["low", "high"] | None:
     return "high" if best == len(scores) - 1 else None
 
 
-def _score(
-    rule, name, split, window, num_steps, num_seeds, batch_size, theta, task, key, values, progress
-) -> np.ndarray:
+def _score(settings, shared, num_seeds, lanes, values, progress) -> np.ndarray:
     """Mean final losses `[len(values)]`, not finite ones as infinity."""
     values = np.repeat(np.asarray(values, np.float32), num_seeds)
     seeds = np.tile(np.arange(num_seeds), len(values) // num_seeds)
     scores = []
-    for start in range(0, len(values), batch_size):
+    for start in range(0, len(values), lanes):
         # The last batch is filled up, so that there is one program.
-        index = np.arange(start, start + batch_size) % len(values)
-        scores.append(
-            _final_losses(
-                rule, name, split, window, num_steps, theta, task, key, values[index], seeds[index]
-            )
-        )
-        progress(min(start + batch_size, len(values)))
-    flat = np.concatenate(jax.device_get(scores))[: len(values)]
+        index = np.arange(start, start + lanes) % len(values)
+        batch = evaluation.place((values[index], seeds[index]), settings["mesh"], lanes=True)
+        scores.append(jax.device_get(_final_losses(batch, shared, **settings)))
+        progress(min(start + lanes, len(values)))
+    flat = np.concatenate(scores)[: len(values)]
     means = flat.reshape(-1, num_seeds).astype(np.float64).mean(axis=1)
     return np.where(np.isfinite(means), means, np.inf)
 
 
-@functools.partial(jax.jit, static_argnames=("rule", "name", "split", "window", "num_steps"))
-def _final_losses(rule, name, split, window, num_steps, theta, task, key, values, seeds):
-    key = jax.random.fold_in(key, _TUNING)
-
-    def one(value_seed):
-        value, seed = value_seed
+@functools.partial(
+    jax.jit, static_argnames=("rule", "name", "split", "window", "num_steps", "mesh")
+)
+def _final_losses(lanes, shared, *, rule, name, split, window, num_steps, mesh):
+    def one(lane, theta, task, key):
+        value, seed = lane
         losses, heldout = evaluation.run(
             rule,
             {**theta, name: value},
@@ -190,5 +192,4 @@ def _final_losses(rule, name, split, window, num_steps, theta, task, key, values
         final = heldout[split]["loss"][0] if split else jnp.mean(losses[-window:])
         return jnp.where(jnp.isfinite(losses).all(), final, jnp.nan)
 
-    lanes = (values, seeds)
-    return jax.vmap(one)(lanes) if len(values) > 1 else jax.lax.map(one, lanes)
+    return evaluation.spread(one, lanes, shared, mesh)
