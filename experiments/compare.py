@@ -144,15 +144,23 @@ def loss_table(results: Sequence[Result]) -> Table:
 
 def cost_table(results: Sequence[Result]) -> Table:
     """Metrics on the test split, and what a step costs."""
-    table = Table(title="test split: mean over runs ± standard error; cost")
+    # Quadratics have nothing held out: their test loss is the loss.
+    heldout = any(
+        list(metrics) != ["loss"]
+        or not np.isclose(*(float(x["mean"]) for x in (metrics["loss"], r.summary["loss"][step])))
+        for r in results
+        for step, metrics in r.summary["test"].items()
+    )
+    title = "test split: mean over runs ± standard error; cost" if heldout else "cost"
+    table = Table(title=title)
     table.add_column("rule")
-    for step, metrics in results[0].summary["test"].items():
+    for step, metrics in results[0].summary["test"].items() if heldout else ():
         for metric in metrics:
             table.add_column(f"test {metric}, step {step}", justify="right")
     table.add_column("ms a step", justify="right")
     table.add_column("state, bytes a parameter", justify="right")
     for result in results:
-        test = result.summary["test"].values()
+        test = result.summary["test"].values() if heldout else ()
         table.add_row(
             result.label,
             *(plus_minus(value) for metrics in test for value in metrics.values()),

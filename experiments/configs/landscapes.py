@@ -1,6 +1,12 @@
 """Every rule on every 2-D surface, 200 updates.
 
 python -m experiments.landscapes --config=experiments/configs/landscapes.py --workdir=DIR
+
+Run time: about 1 minute on 2 cores.
+
+Expected: every hand-designed rule reaches the floor of each valley or comes close, Adadelta, which
+starts slowly, last of all. The LSTMs were trained on other problems: they do well on the ravine and
+on Beale's function and get lost on some of the others.
 """
 
 from ml_collections import ConfigDict

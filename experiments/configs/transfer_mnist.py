@@ -3,6 +3,11 @@
     python -m experiments.transfer --config=experiments/configs/transfer_mnist.py --workdir=DIR
 
 Figures 5 and 6 of Andrychowicz et al. (2016). MNIST is read from TFDS_DATA_DIR or --data_dir.
+
+Run time: about 20 minutes on 2 cores.
+
+Expected: the LSTM stays ahead on wider and on two-layer sigmoid networks, and at twice the steps it
+was trained for; the paper's fails on ReLU. Its card has the numbers.
 """
 
 from ml_collections import ConfigDict
@@ -32,7 +37,7 @@ def get_config() -> ConfigDict:
             "tuning": {
                 "num_steps": (100,),
                 "num_seeds": 8,
-                "low": 1e-3,
+                "low": 1e-2,
                 "high": 1.0,
                 "per_decade": 8,
             },
@@ -44,7 +49,7 @@ def get_config() -> ConfigDict:
                 "tuning": {
                     "num_steps": (100,),
                     "num_seeds": 4,
-                    "low": 1e-3,
+                    "low": 1e-2,
                     "high": 1.0,
                     "per_decade": 4,
                 },
