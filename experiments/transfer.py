@@ -68,7 +68,9 @@ def main(config: ConfigDict, workdir: Path, data_dir: str | None) -> None:
     entries = find_rules(config.rules, config.tuning.num_steps)
     sweep_entries = find_rules(config.rules, config.sweep.tuning.num_steps)
     base = make_task(config.task, data_dir)
-    problems = {name: variant(base, settings) for name, settings in config.problems.items()}
+    # The problem that is not different comes first.
+    ordered = sorted(config.problems.items(), key=lambda item: len(item[1]) > 0)
+    problems = {name: variant(base, settings) for name, settings in ordered}
     workdir = open_workdir(workdir, config)
     results = {
         name: compare_rules(
