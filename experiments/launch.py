@@ -1,5 +1,6 @@
 """What all experiments share on the command line: flags, devices, and errors a user can act on."""
 
+import contextlib
 import os
 import sys
 from collections.abc import Callable
@@ -95,7 +96,8 @@ def start_devices(num_tasks: int, num_devices: int = 0) -> jax.sharding.Mesh | N
     if _COORDINATOR.value is not None:
         jax.distributed.initialize(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
     elif jax.config.values["jax_num_cpu_devices"] < 0:  # not set by the user
-        jax.config.update("jax_num_cpu_devices", max(num_devices, cores or 1))
+        with contextlib.suppress(RuntimeError):  # the devices are started already: take them
+            jax.config.update("jax_num_cpu_devices", max(num_devices, cores or 1))
     available = jax.device_count()
     if num_devices == 0:
         num_devices = max(n for n in range(1, available + 1) if num_tasks % n == 0)
