@@ -79,12 +79,15 @@ def _exit(message: str, code: int) -> None:
 def start_devices(num_tasks: int, num_devices: int = 0) -> jax.sharding.Mesh | None:
     """Starts JAX's devices, over several hosts where the flags say so, and makes the mesh.
 
-    On CPU every core is a device of its own: problems sharded over single-threaded devices run
-    nearly in proportion to the cores, while one multi-threaded device gains next to nothing.
+    On CPU one device is the default. More of them, as many as `num_devices` asks for, are nearly as
+    many times as fast where there are that many cores; but XLA's all-reduce between CPU devices of
+    one process holds a thread of their common pool while it waits, and with few threads a run can
+    stop dead. The pool is therefore made several times larger (NPROC).
 
     Args:
       num_tasks: the problems to be sharded.
-      num_devices: how many devices to use; 0 for as many as there are and divide `num_tasks`.
+      num_devices: how many devices to use; 0 for one CPU, and on accelerators or over several
+        processes for as many as there are and divide `num_tasks`.
 
     Returns:
       A mesh with the axis 'tasks', or None for a single device.
@@ -92,15 +95,17 @@ def start_devices(num_tasks: int, num_devices: int = 0) -> jax.sharding.Mesh | N
     Raises:
       ValueError: there are not that many devices, or they do not divide `num_tasks`.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     if _COORDINATOR.value is not None:
         jax.distributed.initialize(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
-    elif jax.config.values["jax_num_cpu_devices"] < 0:  # not set by the user
+    elif num_devices > 1 and jax.config.values["jax_num_cpu_devices"] < 0:  # not set by the user
+        os.environ.setdefault("NPROC", str(8 * num_devices))
         with contextlib.suppress(RuntimeError):  # the devices are started already: take them
-            jax.config.update("jax_num_cpu_devices", max(num_devices, cores or 1))
+            jax.config.update("jax_num_cpu_devices", num_devices)
     available = jax.device_count()
     if num_devices == 0:
-        num_devices = max(n for n in range(1, available + 1) if num_tasks % n == 0)
+        single = jax.default_backend() == "cpu" and jax.process_count() == 1
+        most = 1 if single else available
+        num_devices = max(n for n in range(1, most + 1) if num_tasks % n == 0)
     if num_devices > available or num_tasks % num_devices:
         raise ValueError(
             f"num_devices ({num_devices}) must be at most the {available} devices there are and "

@@ -43,7 +43,7 @@ DEFAULTS = ConfigDict(
         "mapping": "map",  # or 'vmap'
         "block_size": 512,
         "replay_fraction": 1.0,  # share of the coordinates the meta-gradient is taken from
-        "num_devices": 0,  # 0: all that divide num_tasks
+        "num_devices": 0,  # 0: one CPU, or all accelerators that divide num_tasks
         "validate_every": 100,
         "validation_problems": 64,
         "validation_window": 10,  # the score is the mean loss over this many last steps

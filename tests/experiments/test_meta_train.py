@@ -32,7 +32,6 @@ TINY = {
     "save_every": 2,
     "rule.hidden_sizes": "(3,)",
     "task.num_dims": 3,
-    "num_devices": 2,
 }
 
 
