@@ -1,7 +1,6 @@
 """What all experiments share on the command line: flags, devices, and errors a user can act on."""
 
 import contextlib
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -81,8 +80,8 @@ def start_devices(num_tasks: int, num_devices: int = 0) -> jax.sharding.Mesh | N
 
     On CPU one device is the default. More of them, as many as `num_devices` asks for, are nearly as
     many times as fast where there are that many cores; but XLA's all-reduce between CPU devices of
-    one process holds a thread of their common pool while it waits, and with few threads a run can
-    stop dead. The pool is therefore made several times larger (NPROC).
+    one process holds a thread of their common pool while it waits, and now and then a run of very
+    short steps stops dead (XLA then aborts it). The same command goes on from the last checkpoint.
 
     Args:
       num_tasks: the problems to be sharded.
@@ -98,7 +97,6 @@ def start_devices(num_tasks: int, num_devices: int = 0) -> jax.sharding.Mesh | N
     if _COORDINATOR.value is not None:
         jax.distributed.initialize(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
     elif num_devices > 1 and jax.config.values["jax_num_cpu_devices"] < 0:  # not set by the user
-        os.environ.setdefault("NPROC", str(8 * num_devices))
         with contextlib.suppress(RuntimeError):  # the devices are started already: take them
             jax.config.update("jax_num_cpu_devices", num_devices)
     available = jax.device_count()
