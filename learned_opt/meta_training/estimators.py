@@ -80,8 +80,9 @@ class TruncatedBPTT:
       block_size: coordinates in a block of the replay; 0 for all at once.
       replay_fraction: share of the coordinates that the replay goes over, drawn afresh for every
         segment and weighted by the inverse, so that the meta-gradient stays unbiased while the
-        replay, most of the work, shrinks in proportion. Thousands of coordinates share one θ: the
-        noise this adds is small beside that between problems. Small leaves are kept whole.
+        replay, most of the work, shrinks in proportion. Small leaves are kept whole. Thousands of
+        coordinates share one θ, so the noise this adds is small at first; near a stationary point
+        of θ, where the coordinates' contributions cancel, it can match the meta-gradient.
         Coordinatewise rules with `second_order=False` only.
       mesh: a mesh with the single axis 'tasks' to shard the problems along, or None. θ is
         replicated, and one all-reduce of the meta-gradient is the only traffic.
