@@ -10,6 +10,7 @@ figure meta_training.png into the work directory.
 import math
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -22,7 +23,13 @@ from experiments.progress import Progress
 from experiments.workdir import open_workdir, write_json
 from learned_opt.checkpoints import Checkpointer, save_theta
 from learned_opt.evaluation import evaluate
-from learned_opt.meta_training import TrainState, TruncatedBPTT, init_state, train
+from learned_opt.meta_training import (
+    TrainState,
+    TruncatedBPTT,
+    init_state,
+    restart_from_best,
+    train,
+)
 from learned_opt.metrics import MetricsWriter, read_metrics
 from learned_opt.types import Task, Theta, UpdateRule
 
@@ -34,7 +41,8 @@ DEFAULTS = ConfigDict(
         "num_meta_steps": 1000,  # outer updates
         "num_tasks": 8,  # inner problems in flight
         "unroll_length": 20,
-        "curriculum": (),  # ((step, unroll_length), …): other unroll lengths from these steps on
+        "weight_power": 0.0,  # losses count (p + 1) (step / horizon)^p; 0: all alike
+        "curriculum": (),  # ((step, {field: value, …}), …): changes from these steps on
         "horizon": 100,
         "second_order": False,
         "learning_rate": 3e-3,  # of the meta-optimizer, Adam
@@ -54,45 +62,58 @@ DEFAULTS = ConfigDict(
 )
 
 
+IN_STAGES = (  # what a curriculum can change; a learning rate starts afresh from the best θ
+    "unroll_length",
+    "replay_fraction",
+    "weight_power",
+    "learning_rate",
+    "final_learning_rate",
+)
+
+
 def main(config: ConfigDict, workdir: Path, data_dir: str | None) -> None:
     """Runs or goes on with one meta-training."""
     config = _checked(config)
     mesh = start_devices(config.num_tasks, config.num_devices)
     rule = make_rule(config.rule)
     task = make_task(config.task, data_dir)
-    stages = [  # (the step that a stage ends at, its estimator)
+    stages = [
         (
-            end,
+            stage,
+            _meta_optimizer(stage),
             TruncatedBPTT(
                 task=task,
                 rule=rule,
                 num_tasks=config.num_tasks,
-                unroll_length=length,
+                unroll_length=stage.settings.unroll_length,
                 horizon=config.horizon,
                 second_order=config.second_order,
                 mapping=config.mapping,
                 block_size=config.block_size,
-                replay_fraction=config.replay_fraction,
+                replay_fraction=stage.settings.replay_fraction,
+                weight_power=stage.settings.weight_power,
                 mesh=mesh,
             ),
         )
-        for end, length in _stages(config)
+        for stage in _stages(config)
     ]
     workdir = open_workdir(workdir, config)
-    meta_optimizer = _meta_optimizer(config)
-    state = init_state(stages[0][1], meta_optimizer, rule, jax.random.key(config.seed))
+    _, meta_optimizer, estimator = stages[0]
+    state = init_state(estimator, meta_optimizer, rule, jax.random.key(config.seed))
     checkpointer = Checkpointer(workdir / "checkpoints")
     restored = checkpointer.restore_latest(state)
     start, state = restored if restored else (0, state)
     first_process = jax.process_index() == 0
     writer = MetricsWriter(workdir, resume_step=start) if first_process else None
     with Progress("meta-training", start, config.num_meta_steps, quiet=not first_process) as bar:
-        for end, estimator in stages:
+        for stage, meta_optimizer, estimator in stages:
+            if stage.restarts and int(state.meta.step) == stage.start:
+                state = restart_from_best(meta_optimizer, state)
             state = train(
                 estimator,
                 meta_optimizer,
                 state,
-                num_meta_steps=end,
+                num_meta_steps=stage.end,
                 validate=_validation(rule, task, config),
                 validate_every=config.validate_every,
                 patience=config.patience or None,
@@ -121,34 +142,80 @@ def _checked(config: ConfigDict) -> ConfigDict:
         "log_every",
         "save_every",
     )
-    for name in ("learning_rate", "final_learning_rate"):
-        if not (math.isfinite(config[name]) and config[name] > 0):
-            raise ValueError(f"{name} must be positive, got {config[name]}")
-    starts = [step for step, _ in config.curriculum]
-    if starts != sorted(set(starts)) or any(not 0 < s < config.num_meta_steps for s in starts):
-        raise ValueError(
-            f"the steps of curriculum must increase and lie between 0 and num_meta_steps "
-            f"({config.num_meta_steps}), got {starts}"
-        )
+    for stage in _stages(config):
+        for name in ("learning_rate", "final_learning_rate"):
+            rate = stage.settings[name]
+            if not (math.isfinite(rate) and rate > 0):
+                raise ValueError(f"{name} must be positive, got {rate}")
     if config.clip_norm < 0 or config.patience < 0:
         raise ValueError("clip_norm and patience must not be negative")
     return config
 
 
-def _stages(config: ConfigDict) -> list[tuple[int, int]]:
-    """The curriculum as pairs (the step that a stage ends at, its unroll length)."""
-    starts, lengths = zip((0, config.unroll_length), *config.curriculum, strict=True)
-    return list(zip((*starts[1:], config.num_meta_steps), lengths, strict=True))
+class Stage(NamedTuple):
+    """A part of the training with settings of its own.
+
+    Attributes:
+      start: the meta-update that it starts from.
+      end: the one that it ends at.
+      settings: the config as it is then.
+      restarts: whether it goes on from the best θ so far with a fresh meta-optimizer.
+      schedule: the start and the end of its learning rate schedule.
+    """
+
+    start: int
+    end: int
+    settings: ConfigDict
+    restarts: bool
+    schedule: tuple[int, int]
 
 
-def _meta_optimizer(config: ConfigDict) -> optax.GradientTransformation:
+def _stages(config: ConfigDict) -> list[Stage]:
+    """The stages of a curriculum; one that names a learning rate restarts the schedule."""
+    try:
+        entries = [(0, {}), *((step, dict(changes)) for step, changes in config.curriculum)]
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"curriculum must be pairs (step, {{field: value, …}}), got {config.curriculum!r}"
+        ) from None
+    starts = [step for step, _ in entries]
+    if starts != sorted(set(starts)) or starts[-1] >= config.num_meta_steps:
+        raise ValueError(
+            f"the steps of curriculum must increase and lie between 0 and num_meta_steps "
+            f"({config.num_meta_steps}), got {starts[1:]}"
+        )
+    unknown = {name for _, changes in entries for name in changes} - set(IN_STAGES)
+    if unknown:
+        raise ValueError(
+            f"curriculum cannot change {', '.join(sorted(unknown))}; it can {', '.join(IN_STAGES)}"
+        )
+    restarts = [step == 0 or "learning_rate" in changes for step, changes in entries]
+    bounds = [start for start, restart in zip(starts, restarts, strict=True) if restart]
+    bounds.append(config.num_meta_steps)
+    stages: list[Stage] = []
+    for n, (start, changes) in enumerate(entries):
+        settings = (stages[-1].settings if stages else config).copy_and_resolve_references()
+        settings.update(changes)
+        schedule = next(
+            pair for pair in zip(bounds, bounds[1:], strict=False) if pair[0] <= start < pair[1]
+        )
+        end = starts[n + 1] if n + 1 < len(starts) else config.num_meta_steps
+        stages.append(Stage(start, end, settings, n > 0 and restarts[n], schedule))
+    return stages
+
+
+def _meta_optimizer(stage: Stage) -> optax.GradientTransformation:
+    """Adam with a cosine schedule over the stages that share it."""
+    first, last = stage.schedule
+    settings = stage.settings
     schedule = optax.cosine_decay_schedule(
-        config.learning_rate,
-        config.num_meta_steps,
-        alpha=config.final_learning_rate / config.learning_rate,
+        settings.learning_rate,
+        last - first,
+        alpha=settings.final_learning_rate / settings.learning_rate,
     )
-    clip = optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity()
-    return optax.chain(clip, optax.adam(schedule))
+    clip = settings.clip_norm
+    clipping = optax.clip_by_global_norm(clip) if clip else optax.identity()
+    return optax.chain(clipping, optax.adam(schedule))
 
 
 def _validation(rule: UpdateRule, task: Task, config: ConfigDict):

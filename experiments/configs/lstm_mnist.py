@@ -2,8 +2,10 @@
 
     python -m experiments.meta_train --config=experiments/configs/lstm_mnist.py --workdir=DIR
 
-1.2 million inner steps, about 70 minutes on one CPU core. Unrolls of 20 steps, as in the paper, are
-followed by whole unrolls of 100: truncated ones settle on a greedy rule that gives away final loss.
+Three stages: unrolls of 20 steps, as in the paper; whole unrolls of 100, because truncated ones
+settle on a greedy rule that gives away final loss; and from the best θ so far whole unrolls again,
+with a low learning rate and losses weighted by their step, because late losses are what an
+optimizer is judged by.
 MNIST is read from TFDS_DATA_DIR or --data_dir.
 """
 
@@ -27,10 +29,21 @@ def get_config() -> ConfigDict:
                 "preprocess": "log_sign",
                 "output_scale": 0.1,
             },
-            "num_meta_steps": 7_000,
+            "num_meta_steps": 9_800,
             "num_tasks": 4,
             "unroll_length": 20,
-            "curriculum": ((5_000, 100),),
+            "curriculum": (
+                (5_000, {"unroll_length": 100}),
+                (
+                    7_000,
+                    {
+                        "learning_rate": 3e-4,
+                        "final_learning_rate": 3e-6,
+                        "weight_power": 1.0,
+                        "replay_fraction": 0.05,
+                    },
+                ),
+            ),
             "horizon": 100,
             "learning_rate": 3e-3,
             "final_learning_rate": 3e-5,

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -42,6 +43,7 @@ class TruncatedBPTTState(NamedTuple):
         "mapping",
         "block_size",
         "replay_fraction",
+        "weight_power",
         "mesh",
     ],
 )
@@ -52,16 +54,19 @@ class TruncatedBPTT:
     Each call of `estimate` carries every problem on by T = `unroll_length` steps and differentiates
     the meta-loss of that segment, with the state at its start held fixed:
 
-        L(θ) = mean over problems of Σ_{t=1…T} f_t(params_t(θ)),   f_t the minibatch loss at step t.
+        L(θ) = mean over problems of Σ_{t=1…T} w_t f_t(params_t(θ)),   f_t the minibatch loss.
 
-    The losses are counted *after* each update, so that every update is paid for. A problem that
+    The losses are counted *after* each update, so that every update is paid for. All weights w_t
+    are 1 by default; with `weight_power` p > 0 the loss after s of the `horizon` steps has weight
+    (p + 1) (s / horizon)^p, about 1 on average: late losses, the ones a finished optimization is
+    judged by, then count for more. A problem that
     reaches `horizon` is replaced by a fresh one: new instance, new starting parameters, new
     minibatches. Problems start staggered over the horizon, so that every meta-gradient sees early
     and late steps alike.
 
     With `second_order=False`, as in the paper, ∂∇f/∂θ is dropped: gradients are inputs of the rule
     and are not differentiated. Then, with g_t the recorded gradients, the meta-gradient equals that
-    of Σ_t ⟨g_t, params_t(θ)⟩ over the *recorded* gradient sequence: the roll-out needs no
+    of Σ_t w_t ⟨g_t, params_t(θ)⟩ over the *recorded* gradient sequence: the roll-out needs no
     derivative and the task is never differentiated twice. For coordinatewise rules the parameters
     are one flat vector, and that replay goes over it block by block, each block staying in cache.
 
@@ -84,14 +89,16 @@ class TruncatedBPTT:
         coordinates share one θ, so the noise this adds is small at first; near a stationary point
         of θ, where the coordinates' contributions cancel, it can match the meta-gradient.
         Coordinatewise rules with `second_order=False` only.
+      weight_power: p above; 0 weights every step alike, as the paper does.
       mesh: a mesh with the single axis 'tasks' to shard the problems along, or None. θ is
         replicated, and one all-reduce of the meta-gradient is the only traffic.
 
     Raises:
-      ValueError: a number below one, a horizon that T does not divide, an unknown mapping, or a
-        number of problems that the mesh does not divide.
+      ValueError: a number below one, a horizon that T does not divide, a `weight_power` that is
+        negative or not finite, an unknown mapping, or a number of problems that the mesh does not
+        divide.
 
-    Reference: Andrychowicz et al. (2016), section 2.
+    Reference: Andrychowicz et al. (2016), section 2; the weights w_t are those of equation 3.
     """
 
     task: Task
@@ -103,6 +110,7 @@ class TruncatedBPTT:
     mapping: Literal["vmap", "map"] = "map"
     block_size: int = 512
     replay_fraction: float = 1.0
+    weight_power: float = 0.0
     mesh: Mesh | None = None
 
     def __post_init__(self):
@@ -122,6 +130,10 @@ class TruncatedBPTT:
         if self.replay_fraction < 1 and (self.second_order or not self.rule.coordinatewise):
             raise ValueError(
                 "replay_fraction below 1 needs a coordinatewise rule and second_order=False"
+            )
+        if not 0 <= self.weight_power < math.inf:
+            raise ValueError(
+                f"weight_power must be finite and not negative, got {self.weight_power}"
             )
         if self.mapping not in ("vmap", "map"):
             raise ValueError(f"unknown mapping {self.mapping!r}: expected 'vmap' or 'map'")
@@ -166,7 +178,7 @@ class TruncatedBPTT:
 
         Returns:
           The meta-gradient (a tree like θ), the next state, and the metrics `meta_loss` (mean loss
-          a step), `segment_end_loss` (mean loss after the segment's last update) and
+          a step, not weighted), `segment_end_loss` (mean loss after the segment's last update) and
           `num_diverged`.
         """
 
@@ -209,7 +221,10 @@ class TruncatedBPTT:
 
         def roll_out(key, state):
             inner, step, key = self._renewed(tx, key, state)
-            recorded, last, losses = replay.record(self, self._inner_task(), tx, inner, key)
+            weights = self._weights(step)
+            recorded, last, losses = replay.record(
+                self, self._inner_task(), tx, inner, key, weights
+            )
             finite = _all_finite((losses, recorded))
             recorded = jax.tree.map(lambda x: jnp.where(finite, x, 0), recorded)
             return recorded, *self._finish(finite, losses, last, step)
@@ -225,11 +240,11 @@ class TruncatedBPTT:
         """One segment of one problem: (its meta-gradient, its metrics) and its next state."""
         tx = self.rule.transform(theta)
         inner, step, key = self._renewed(tx, key, state)
-        task = self._inner_task()
+        task, weights = self._inner_task(), self._weights(step)
         if self.second_order:
-            grads, last, losses = _through_the_unroll(self, task, theta, inner, key)
+            grads, last, losses = _through_the_unroll(self, task, theta, inner, key, weights)
         else:
-            recorded, last, losses = replay.record(self, task, tx, inner, key)
+            recorded, last, losses = replay.record(self, task, tx, inner, key, weights)
             grads = replay.gradient(self, tx, theta, recorded)
         finite = _all_finite((losses, grads))
         grads = jax.tree.map(lambda x: jnp.where(finite, x, 0), grads)
@@ -244,6 +259,13 @@ class TruncatedBPTT:
             fresh, lambda: init_inner(tx, self._inner_task(), key_reset), lambda: state.inner
         )
         return inner, jnp.where(fresh, 0, state.inner_step), key_segment
+
+    def _weights(self, step: jax.Array) -> jax.Array | None:
+        """The weights w_t `[T]` of the losses of a segment that starts after `step` steps."""
+        if not self.weight_power:
+            return None
+        done = (step + 1 + jnp.arange(self.unroll_length)) / self.horizon
+        return (self.weight_power + 1) * done**self.weight_power
 
     def _finish(self, finite, losses, last: InnerState, step):
         """A segment's metrics, zero if it diverged, and the problem's next state."""
@@ -308,7 +330,7 @@ def _all_finite(tree: Any) -> jax.Array:
     return jnp.all(jnp.array([jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves(tree)]))
 
 
-def _through_the_unroll(estimator: TruncatedBPTT, task, theta, inner, key):
+def _through_the_unroll(estimator: TruncatedBPTT, task, theta, inner, key, weights):
     """Differentiates straight through the unroll."""
     length = estimator.unroll_length
 
@@ -322,7 +344,8 @@ def _through_the_unroll(estimator: TruncatedBPTT, task, theta, inner, key):
             return inner, task.loss(inner.params, inner.instance, after)
 
         last, losses = jax.lax.scan(step, inner, jnp.arange(length))
-        return losses.sum(), (last, losses)
+        total = losses.sum() if weights is None else jnp.vdot(weights, losses)
+        return total, (last, losses)
 
     grads, (last, losses) = jax.grad(segment_loss, has_aux=True)(theta)
     return grads, last, losses

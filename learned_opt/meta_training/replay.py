@@ -1,8 +1,8 @@
 """The first-order meta-gradient as a sequence problem: record gradients, then replay the rule.
 
 Where gradients are inputs of the rule and are not differentiated, the meta-gradient of
-Σ_t f_t(params_t(θ)) equals that of Σ_t ⟨g_t, params_t(θ)⟩ with the recorded g_t = ∇f_t(params_t).
-The roll-out then needs no derivative, nothing of the task is differentiated twice, and for
+Σ_t w_t f_t(params_t(θ)) equals that of Σ_t w_t ⟨g_t, params_t(θ)⟩ with the recorded gradients
+g_t = ∇f_t(params_t). The roll-out then needs no derivative, nothing of the task is differentiated twice, and for
 coordinatewise rules the coordinates are independent: they can be replayed block by block, each
 block staying in cache, and even by a sample of them.
 """
@@ -26,7 +26,7 @@ class Recorded(NamedTuple):
 
     Attributes:
       inputs: g_0 … g_{T−1}, what the rule was fed, `[T, ...]` a leaf.
-      pulls: g_1 … g_T, which each pull at the parameters after one more update.
+      pulls: w_1 g_1 … w_T g_T, which each pull at the parameters after one more update.
       params: the parameters before the first update.
       opt_state: the rule's state then.
       losses: f_0 … f_{T−1} `[T]`, for rules that look at the loss; None for coordinatewise ones.
@@ -40,7 +40,12 @@ class Recorded(NamedTuple):
 
 
 def record(
-    estimator: Any, task: Any, tx: optax.GradientTransformation, inner: InnerState, key: Key
+    estimator: Any,
+    task: Any,
+    tx: optax.GradientTransformation,
+    inner: InnerState,
+    key: Key,
+    weights: jax.Array | None = None,
 ) -> tuple[Recorded, InnerState, jax.Array]:
     """Rolls a problem out over one segment.
 
@@ -50,6 +55,7 @@ def record(
       tx: the rule's transformation.
       inner: the problem at the start of the segment.
       key: step t draws its minibatch from `fold_in(key, t)`.
+      weights: w_1 … w_T, what the losses after each update count; None for all 1.
 
     Returns:
       The record, the problem at the segment's end, and the losses after each update `[T]`.
@@ -65,6 +71,8 @@ def record(
         last.params, last.instance, jax.random.fold_in(key, length)
     )
     pulls = jax.tree.map(lambda gs, g: jnp.concatenate([gs[1:], g[None]]), grads, grad)
+    if weights is not None:
+        pulls = jax.vmap(optax.tree.scale)(weights, pulls)
     seen = None if estimator.rule.coordinatewise else losses
     recorded = Recorded(grads, pulls, inner.params, inner.opt_state, seen)
     if estimator.replay_fraction < 1:
@@ -110,7 +118,7 @@ def _draw_coordinates(
 
 
 def _replay(rule: UpdateRule, theta: Theta, recorded: Recorded) -> Theta:
-    """The gradient with respect to θ of Σ_{t=1…T} ⟨g_t, params_t(θ)⟩ for recorded gradients."""
+    """The gradient with respect to θ of Σ_{t=1…T} ⟨pull_t, params_t(θ)⟩ for recorded gradients."""
 
     def surrogate(theta):
         tx = optax.with_extra_args_support(rule.transform(theta))

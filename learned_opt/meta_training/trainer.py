@@ -67,6 +67,21 @@ def init_state(
     return jax.jit(init, out_shardings=out)(estimator, key)
 
 
+def restart_from_best(
+    meta_optimizer: optax.GradientTransformation, state: TrainState
+) -> TrainState:
+    """Goes back to the best θ, with a fresh meta-optimizer; all else goes on."""
+
+    def restart(state):
+        theta = state.best.theta
+        return state._replace(
+            meta=state.meta._replace(theta=theta, opt_state=meta_optimizer.init(theta))
+        )
+
+    shardings = jax.tree.map(lambda x: x.sharding, state)
+    return jax.jit(restart, out_shardings=shardings)(state)
+
+
 @functools.partial(jax.jit, static_argnames="meta_optimizer", donate_argnames="state")
 def meta_step(
     estimator: Estimator, meta_optimizer: optax.GradientTransformation, state: MetaState

@@ -22,7 +22,7 @@ from learned_opt.metrics import read_metrics
 ROOT = Path(__file__).parents[2]
 TINY = {
     "num_meta_steps": 12,
-    "curriculum": "((8,10),)",
+    "curriculum": "((6, {'unroll_length': 10}), (8, {'learning_rate': 1e-3, 'weight_power': 1.0}))",
     "num_tasks": 4,
     "unroll_length": 5,
     "horizon": 10,
@@ -84,7 +84,7 @@ def test_leaves_everything_behind(finished):
     assert list((finished / "tensorboard").iterdir())
     results = json.loads((finished / "results.json").read_text())
     assert results["num_meta_steps"] == 12
-    assert results["inner_steps"] == 8 * 4 * 5 + 4 * 4 * 10
+    assert results["inner_steps"] == 6 * 4 * 5 + 6 * 4 * 10
     records = read_metrics(finished)
     assert [r["step"] for r in records if "meta_loss" in r] == [2, 4, 6, 8, 10, 12]
     scores = [r["validation_score"] for r in records if "validation_score" in r]
@@ -95,7 +95,7 @@ def test_leaves_everything_behind(finished):
 def test_killed_at_any_moment_it_ends_with_the_same_bits(finished, tmp_path):
     workdir = tmp_path / "killed"
     checkpoints, steps_at_kill = workdir / "checkpoints", []
-    for wanted in (2, 6):  # kill -9 soon after these checkpoints appear
+    for wanted in (2, 8, 10):  # kill -9 soon after these checkpoints appear
         process = subprocess.Popen(
             command(workdir), cwd=ROOT, env=environment(), stderr=subprocess.DEVNULL
         )
@@ -167,7 +167,14 @@ def config_of(**changes):
         ({"horizon": 12}, r"horizon \(12\) must be a multiple of unroll_length \(5\)"),
         ({"task.num_dims": 0}, "num_dims"),
         ({"rule.hidden_sizes": (0,)}, "hidden_sizes must be positive integers"),
-        ({"curriculum": ((50, 10),)}, "between 0 and num_meta_steps"),
+        ({"curriculum": ((50, {"unroll_length": 10}),)}, "between 0 and num_meta_steps"),
+        (
+            {"curriculum": ((6, {"seed": 1}),)},
+            "curriculum cannot change seed; it can unroll_length",
+        ),
+        ({"curriculum": ((6, 10),)}, r"curriculum must be pairs \(step, \{field: value, …\}\)"),
+        ({"curriculum": ((6, {"learning_rate": 0.0}),)}, "learning_rate must be positive"),
+        ({"weight_power": -1.0}, "weight_power must be finite and not negative"),
         ({"learning_rate": -1.0}, "learning_rate must be positive"),
         ({"num_devices": 3}, r"num_devices \(3\) must"),
         ({"num_taskz": 3}, r"unknown config fields \['num_taskz'\]; known: \['block_size'"),

@@ -43,22 +43,25 @@ def meta_loss(estimator, key, theta, state, *, frozen=False):
     task = estimator.task
     shape = jax.eval_shape(lambda: task.init(KEY, task.sample(KEY)))
     unravel = ravel_pytree(jax.tree.map(lambda s: jnp.zeros(s.shape), shape))[1]
+    segments, p = estimator.horizon // estimator.unroll_length, estimator.weight_power
     as_tree = unravel if estimator.rule.coordinatewise else lambda p: p
 
     def one_problem(n, inner):
         key_segment = jax.random.split(jax.random.fold_in(key, n))[1]
         params, opt_state, total = inner.params, inner.opt_state, 0.0
 
-        def loss(p, key):
-            return task.loss(as_tree(p), inner.instance, key)
+        def loss(params, key):
+            return task.loss(as_tree(params), inner.instance, key)
 
+        start = estimator.unroll_length * (n * segments // estimator.num_tasks)
         for t in range(estimator.unroll_length):
             value, grads = jax.value_and_grad(loss)(params, jax.random.fold_in(key_segment, t))
             if frozen:
                 value, grads = jax.lax.stop_gradient((value, grads))
             updates, opt_state = tx.update(grads, opt_state, params, value=value, grad=grads)
             params = optax.apply_updates(params, updates)
-            total += loss(params, jax.random.fold_in(key_segment, t + 1))
+            weight = (p + 1) * ((start + t + 1) / estimator.horizon) ** p
+            total += weight * loss(params, jax.random.fold_in(key_segment, t + 1))
         return total
 
     return jax.vmap(one_problem)(jnp.arange(estimator.num_tasks), state.inner).mean()
@@ -81,10 +84,11 @@ RULES = {
 
 
 @pytest.mark.parametrize(
-    ("name", "second_order"),
-    [*((name, False) for name in RULES), ("lstm", True)],
+    ("name", "second_order", "weight_power"),
+    [*((name, False, 0.0) for name in RULES), ("lstm", True, 0.0)]
+    + [("lstm", False, 1.5), ("lstm_tree", False, 1.0), ("lstm", True, 1.5)],
 )
-def test_equals_plain_differentiation(name, second_order):
+def test_equals_plain_differentiation(name, second_order, weight_power):
     rule = RULES[name]
     theta = random_theta(rule, 0.2) if name.startswith("lstm") else rule.init(KEY)
     estimator = TruncatedBPTT(
@@ -94,6 +98,7 @@ def test_equals_plain_differentiation(name, second_order):
         unroll_length=3,
         horizon=6,
         second_order=second_order,
+        weight_power=weight_power,
         block_size=16,
     )
     state = jax.jit(type(estimator).init)(estimator, KEY, theta)
@@ -104,7 +109,8 @@ def test_equals_plain_differentiation(name, second_order):
         )
     )
     value, expected = plain(theta, state, estimator)
-    np.testing.assert_allclose(metrics["meta_loss"] * 3, value, rtol=1e-5)
+    if not weight_power:
+        np.testing.assert_allclose(metrics["meta_loss"] * 3, value, rtol=1e-5)
     scale = max(float(jnp.abs(x).max()) for x in jax.tree.leaves(expected))
     assert scale > 0
     chex.assert_trees_all_close(grads, expected, rtol=2e-3, atol=2e-5 * scale)
