@@ -4,7 +4,16 @@
 transformation. `pretrained(name)` gives one that is ready to use.
 """
 
-from learned_opt import checkpoints, evaluation, meta_training, tasks, tuning, update_rules
+from learned_opt import (
+    checkpoints,
+    evaluation,
+    inclusion,
+    meta_training,
+    statistics,
+    tasks,
+    tuning,
+    update_rules,
+)
 from learned_opt.checkpoints import load_theta, save_theta
 from learned_opt.evaluation import evaluate
 from learned_opt.meta_training import TruncatedBPTT, init_state, meta_step, train, unroll
@@ -29,6 +38,7 @@ __all__ = [
     "checkpoints",
     "evaluate",
     "evaluation",
+    "inclusion",
     "init_state",
     "load_pretrained",
     "load_theta",
@@ -38,6 +48,7 @@ __all__ = [
     "pretrained_card",
     "pretrained_names",
     "save_theta",
+    "statistics",
     "tasks",
     "train",
     "tuning",

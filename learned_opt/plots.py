@@ -145,6 +145,50 @@ def width_sweep(
     _finish(figure, axes, path, legend="right")
 
 
+def inclusions(
+    errors: Mapping[str, tuple[ArrayLike, ArrayLike]],
+    responses: Mapping[str, ArrayLike],
+    path: str | os.PathLike,
+    *,
+    task: str = "",
+) -> None:
+    """Draws how fast specialized rules approach what they include, and a pair that does not.
+
+    Args:
+      errors: panel's label 'M ⊆ N' -> (ε `[n]`, errors `[n]`); zeros, exact inclusions, are left
+        out.
+      responses: label -> what a parameter loses after a single gradient `[T]`.
+      path: the PNG file.
+      task: what the errors were measured on.
+    """
+    figure, (left, right) = _panels(2, xlabel="", ylabel="")
+    for n, (label, (eps, values)) in enumerate(errors.items()):
+        values = np.asarray(values, np.float64)
+        # Lines of the same slope lie on each other: markers of their own keep them apart.
+        left.plot(
+            np.asarray(eps)[values > 0],
+            values[values > 0],
+            color=_COLORS[n % len(_COLORS)],
+            marker="os^Dv"[n % 5],
+            markersize=9 - 2.5 * n if n < 3 else 3,
+            markerfacecolor="none",
+            label=label,
+        )
+    left.set_xscale("log")
+    left.set_yscale("log")
+    left.set_xlabel("ε")
+    left.set_title("largest relative error" + (f" on {task}" if task else ""), fontsize=10)
+    left.legend(frameon=False, fontsize=8)
+    for (label, values), marker in zip(responses.items(), "os^D", strict=False):
+        color, dashes = _KNOWN.get(_base(label), _LAST)
+        right.plot(values, color=color, linestyle=dashes, marker=marker, markersize=4, label=label)
+    right.set_xlabel("updates since")
+    right.set_title("response to one gradient of 1", fontsize=10)
+    right.set_ylim(bottom=0)
+    right.legend(frameon=False, fontsize=8)
+    figure.savefig(path)
+
+
 def trajectories(
     panels: Mapping[str, tuple[Surface, Mapping[str, ArrayLike]]], path: str | os.PathLike
 ) -> None:

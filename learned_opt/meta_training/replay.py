@@ -2,9 +2,9 @@
 
 Where gradients are inputs of the rule and are not differentiated, the meta-gradient of
 Σ_t w_t f_t(params_t(θ)) equals that of Σ_t w_t ⟨g_t, params_t(θ)⟩ with the recorded gradients
-g_t = ∇f_t(params_t). The roll-out then needs no derivative, nothing of the task is differentiated twice, and for
-coordinatewise rules the coordinates are independent: they can be replayed block by block, each
-block staying in cache, and even by a sample of them.
+g_t = ∇f_t(params_t). The roll-out then needs no derivative, nothing of the task is differentiated
+twice, and for coordinatewise rules the coordinates are independent: they can be replayed block by
+block, each block staying in cache, and even by a sample of them.
 """
 
 import functools

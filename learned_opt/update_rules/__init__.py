@@ -1,5 +1,6 @@
 """How parameters move: hand-designed rules (θ = hyperparameters) and learned ones (θ = weights)."""
 
+from learned_opt.update_rules import hierarchy
 from learned_opt.update_rules.hand_designed import (
     adadelta,
     adagrad,
@@ -22,6 +23,7 @@ __all__ = [
     "adam",
     "adamw",
     "functional",
+    "hierarchy",
     "lstm",
     "momentum",
     "muon",

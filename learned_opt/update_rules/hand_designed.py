@@ -33,7 +33,7 @@ def sgd(learning_rate: float = 0.1) -> UpdateRule:
       >>> updates.tolist()
       [-0.5, -0.5]
     """
-    return _rule("sgd", optax.sgd, learning_rate=learning_rate)
+    return from_optax("sgd", optax.sgd, learning_rate=learning_rate)
 
 
 def momentum(learning_rate: float = 0.1, *, decay: float = 0.9) -> UpdateRule:
@@ -51,7 +51,9 @@ def momentum(learning_rate: float = 0.1, *, decay: float = 0.9) -> UpdateRule:
     def make(learning_rate, decay):
         return optax.sgd(learning_rate, momentum=decay)
 
-    return _rule("momentum", make, accumulator="trace", learning_rate=learning_rate, decay=decay)
+    return from_optax(
+        "momentum", make, accumulator="trace", learning_rate=learning_rate, decay=decay
+    )
 
 
 def nesterov(learning_rate: float = 0.1, *, decay: float = 0.9) -> UpdateRule:
@@ -71,7 +73,9 @@ def nesterov(learning_rate: float = 0.1, *, decay: float = 0.9) -> UpdateRule:
     def make(learning_rate, decay):
         return optax.sgd(learning_rate, momentum=decay, nesterov=True)
 
-    return _rule("nesterov", make, accumulator="trace", learning_rate=learning_rate, decay=decay)
+    return from_optax(
+        "nesterov", make, accumulator="trace", learning_rate=learning_rate, decay=decay
+    )
 
 
 def adagrad(
@@ -90,7 +94,7 @@ def adagrad(
     Reference: Duchi et al., *Adaptive subgradient methods for online learning and stochastic
     optimization*, 2011.
     """
-    return _rule(
+    return from_optax(
         "adagrad",
         optax.adagrad,
         accumulator="sum_of_squares",
@@ -115,7 +119,7 @@ def adadelta(learning_rate: float = 1.0, *, rho: float = 0.9, eps: float = 1e-6)
 
     Reference: Zeiler, *ADADELTA: an adaptive learning rate method*, 2012.
     """
-    return _rule(
+    return from_optax(
         "adadelta",
         optax.adadelta,
         accumulator="e_g",
@@ -145,7 +149,7 @@ def rmsprop(
 
     Reference: Hinton, *Neural networks for machine learning*, lecture 6e, 2012.
     """
-    return _rule(
+    return from_optax(
         "rmsprop",
         optax.rmsprop,
         accumulator="nu",
@@ -175,7 +179,7 @@ def adam(
 
     Reference: Kingma and Ba, *Adam: a method for stochastic optimization*, 2015.
     """
-    return _rule(
+    return from_optax(
         "adam", optax.adam, accumulator="mu", learning_rate=learning_rate, b1=b1, b2=b2, eps=eps
     )
 
@@ -199,7 +203,7 @@ def nadam(
 
     Reference: Dozat, *Incorporating Nesterov momentum into Adam*, 2016.
     """
-    return _rule(
+    return from_optax(
         "nadam", optax.nadam, accumulator="mu", learning_rate=learning_rate, b1=b1, b2=b2, eps=eps
     )
 
@@ -226,7 +230,7 @@ def adamw(
 
     Reference: Loshchilov and Hutter, *Decoupled weight decay regularization*, 2019.
     """
-    return _rule(
+    return from_optax(
         "adamw",
         optax.adamw,
         accumulator="mu",
@@ -303,7 +307,7 @@ def muon(
         )
         return optax.partition({"muon": matrices, "adam": rest}, labels)
 
-    return _rule(
+    return from_optax(
         "muon",
         make,
         coordinatewise=False,
@@ -317,7 +321,7 @@ def muon(
     )
 
 
-def _rule(
+def from_optax(
     name: str,
     make: Callable[..., optax.GradientTransformation],
     *,

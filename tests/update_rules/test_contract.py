@@ -11,7 +11,7 @@ from flax.training.train_state import TrainState
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from learned_opt.update_rules import hand_designed
+from learned_opt.update_rules import hand_designed, hierarchy
 from learned_opt.update_rules.lstm import lstm
 
 RULES = {
@@ -25,6 +25,19 @@ RULES = {
     "nadam": hand_designed.nadam(),
     "adamw": hand_designed.adamw(),
     "muon": hand_designed.muon(),
+    **{
+        f"hierarchy.{name}": getattr(hierarchy, name)(decay_factor=0.5)
+        for name in (
+            "sgd",
+            "momentum",
+            "nesterov",
+            "adagrad",
+            "adadelta",
+            "rmsprop",
+            "adam",
+            "nadam",
+        )
+    },
     "lstm": lstm((4, 3)),
     "lstm_raw": lstm((4,), preprocess=None),
 }
@@ -292,7 +305,7 @@ def test_map_params_finds_the_state(name):
         assert sizes["params"] == matrix + 2 * (num_params - matrix)
     else:
         assert sizes["params"] % num_params == 0
-        assert (sizes["params"] == 0) == (name == "sgd")
+        assert (sizes["params"] == 0) == (name in ("sgd", "hierarchy.sgd"))
 
 
 @every_rule
@@ -362,7 +375,12 @@ def test_gradients_of_another_tree_are_refused(name, grads, message):
     tx, params = make_tx(name), {"w": jnp.ones(2), "b": jnp.ones(3)}
     with pytest.raises(ValueError, match=message):
         tx.update(grads, tx.init(params), params)
-    if name not in ("sgd", "adamw", "muon"):  # no state to compare with; these need parameters
+    if name not in (
+        "sgd",
+        "hierarchy.sgd",
+        "adamw",
+        "muon",
+    ):  # no state to compare with; these need parameters
         with pytest.raises(ValueError, match=message):
             tx.update(grads, tx.init(params))
 
