@@ -34,6 +34,20 @@ HAND_DESIGNED: dict[str, Callable[..., UpdateRule]] = {
     )
 }
 
+HIERARCHY: dict[str, Callable[..., UpdateRule]] = {
+    name: getattr(update_rules.hierarchy, name)
+    for name in (
+        "sgd",
+        "momentum",
+        "nesterov",
+        "adagrad",
+        "adadelta",
+        "rmsprop",
+        "adam",
+        "nadam",
+    )
+}
+
 LEARNED: dict[str, Callable[..., UpdateRule]] = {"lstm": update_rules.lstm}
 
 

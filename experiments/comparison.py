@@ -5,7 +5,6 @@ What is finished is kept in a folder, so that the same command goes on where it 
 
 import contextlib
 import functools
-import hashlib
 import json
 import math
 import os
@@ -25,6 +24,7 @@ from experiments.launch import check_fields, check_positive
 from experiments.progress import Progress
 from experiments.workdir import write_json
 from learned_opt import evaluation, tuning
+from learned_opt.studies import digest
 from learned_opt.types import Key, Task, Theta, UpdateRule
 
 TUNING = {
@@ -160,8 +160,8 @@ def compare_rules(
     results = []
     for entry in entries:
         name = re.sub(r"\W+", "_", entry.label).strip("_")
-        digest = _digest(entry.theta)
-        result = _load(folder / name, entry.label, digest)
+        identity = digest(entry.theta)
+        result = _load(folder / name, entry.label, identity)
         if result is None:
             theta, tuned = entry.theta, None
             if entry.tuned_for is not None:
@@ -185,7 +185,7 @@ def compare_rules(
             if measure:
                 summary |= _cost(entry.rule, theta, task, key)
             result = Result(entry.label, summary, evaluated.losses)
-            _save(folder / name, result, digest)
+            _save(folder / name, result, identity)
         results.append(result)
     return results
 
@@ -275,27 +275,18 @@ def number(value: float) -> float | str:
     return float(value) if math.isfinite(value) else str(float(value))
 
 
-def _digest(theta: Theta) -> str:
-    """Tells θs apart, so that nothing kept of another θ is taken for this one's."""
-    digest = hashlib.sha256()
-    for path, leaf in jax.tree.leaves_with_path(theta):
-        digest.update(jax.tree_util.keystr(path).encode())
-        digest.update(np.asarray(leaf).tobytes())
-    return digest.hexdigest()
-
-
-def _save(path: Path, result: Result, digest: str) -> None:
+def _save(path: Path, result: Result, identity: str) -> None:
     np.save(path.with_suffix(".npy"), result.losses)
-    write_json(path.with_suffix(".json"), {"theta": digest, "summary": result.summary})
+    write_json(path.with_suffix(".json"), {"theta": identity, "summary": result.summary})
 
 
-def _load(path: Path, label: str, digest: str) -> Result | None:
+def _load(path: Path, label: str, identity: str) -> Result | None:
     try:
         kept = json.loads(path.with_suffix(".json").read_text())
         losses = np.load(path.with_suffix(".npy"))
     except (OSError, ValueError):
         return None
-    if kept["theta"] != digest:
+    if kept["theta"] != identity:
         return None
     return Result(label, kept["summary"], losses)
 

@@ -56,6 +56,11 @@ class Progress:
             parts = [f"{self._title} {step}/{self._total}", text, f"{left / 60:.1f} minutes left"]
             print(", ".join(filter(None, parts)), file=sys.stderr, flush=True)
 
+    def retotal(self, total: int) -> None:
+        """Corrects the number of steps there are in all."""
+        self._total = total
+        self._bar.update(self._task, total=total)
+
     def __enter__(self) -> Self:
         """Starts the display."""
         self._bar.start()

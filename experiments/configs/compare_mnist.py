@@ -27,7 +27,7 @@ def get_config() -> ConfigDict:
                 "batch_size": 128,
             },
             "rules": ("sgd", "nesterov", "momentum", "rmsprop", "adam", "lstm_mnist"),
-            "num_seeds": 64,
+            "num_seeds": 256,
             "num_steps": 200,
             "report_steps": (20, 100, 200),
             "tuning": {
