@@ -16,6 +16,8 @@ TASKS: dict[str, Callable[..., Task]] = {
     "quadratic": tasks.Quadratic,
     "image_classifier": tasks.image_classifier,
     "surface": tasks.Surface,
+    "conv_classifier": tasks.conv_classifier,
+    "character_model": tasks.character_model,
 }
 
 HAND_DESIGNED: dict[str, Callable[..., UpdateRule]] = {
@@ -65,6 +67,13 @@ def make_task(config: Mapping[str, Any], data_dir: str | None = None) -> Task:
     make = _find("task", settings.pop("name", None), TASKS)
     if "data_dir" in inspect.signature(make).parameters:
         settings["data_dir"] = data_dir
+    missing = [
+        name
+        for name, parameter in inspect.signature(make).parameters.items()
+        if parameter.default is parameter.empty and name not in settings
+    ]
+    if missing:
+        raise ValueError(f"task {config['name']!r} needs {', '.join(missing)}: --{missing[0]}=…")
     return _call(make, settings)
 
 

@@ -22,6 +22,9 @@ _WORKDIR = flags.DEFINE_string(
 _DATA_DIR = flags.DEFINE_string(
     "data_dir", None, "folder of TFDS data sets; TFDS_DATA_DIR where this is not given"
 )
+_TEXT_FILE = flags.DEFINE_string(
+    "text_file", None, "a text in UTF-8, for tasks that learn one; any will do"
+)
 _TRACEBACK = flags.DEFINE_bool("traceback", False, "show the whole traceback of an error")
 _COORDINATOR = flags.DEFINE_string(
     "coordinator_address", None, "HOST:PORT of process 0, for a run on several hosts"
@@ -50,6 +53,8 @@ def launch(experiment: Callable[[ConfigDict, Path, str | None], None]) -> None:
             logging.set_verbosity(logging.WARNING)
         if len(argv) > 1:
             raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
+        if _TEXT_FILE.value is not None:
+            _CONFIG.value.task.text_file = _TEXT_FILE.value
         try:
             experiment(_CONFIG.value, Path(str(_WORKDIR.value)), _DATA_DIR.value)
         except KeyboardInterrupt:

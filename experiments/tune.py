@@ -2,17 +2,25 @@
 
     python -m experiments.tune --config=experiments/configs/tune_digits.py --workdir=DIR
 
-Rules are those of `learned_opt.update_rules.hierarchy`, each with a search space of its own in
-`spaces`/RULE.json; a pretrained rule has no knobs and is run over as many seeds. Trials are chosen
-on the validation split; the winner alone is run again, on fresh seeds, and evaluated on the test
-split. The same command goes on where it was cut short, with more `num_trials` it extends the
-studies, and several machines share a work directory with --config.shard=N and
---config.num_shards=M.
+Rules are those of `learned_opt.update_rules.hierarchy`. Each has search spaces of its own, small
+files `spaces`/LEVEL/RULE.json: the initial one, the final one that its results suggested
+(`suggested_spaces` in the work directory), and smaller ones for what rankings owe to the space.
+A pretrained rule has no knobs and is run over as many seeds.
 
-Writes studies/RULE/ (every trial), results.json, tables.txt, config.json, versions.json and the
-figure best_of_k.png into the work directory.
+Trials are chosen on the validation split. What the best of K would give on the test split is a
+statistic; nothing is chosen by it. The winner is run again on seeds that tuning has not seen.
+
+The same command goes on where it was cut short, with more `num_trials` it extends the studies, and
+several machines share a work directory with --config.shard=N and --config.num_shards=M.
+`experiments.study_report` makes a page of one work directory or several.
+
+Writes studies/LEVEL/RULE/ (every trial), winners/LEVEL/RULE.json, suggested_spaces/RULE.json,
+results.json, tables.txt, config.json, versions.json and best_of_k.png into the work directory.
 """
 
+import json
+import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,12 +32,12 @@ from rich.table import Table
 
 from experiments.build import HIERARCHY, load_rule, make_task
 from experiments.comparison import number, print_tables
-from experiments.launch import check_fields, check_positive, launch
+from experiments.launch import check_fields, check_positive, launch, start_devices
 from experiments.progress import Progress
 from experiments.workdir import open_workdir, write_json
-from learned_opt import evaluation, plots, statistics, studies
+from learned_opt import statistics, studies, study_plots
 from learned_opt.pretrained import pretrained_names
-from learned_opt.spaces import SearchSpace, load_space
+from learned_opt.spaces import SearchSpace, around_best, load_space
 from learned_opt.types import Task, Theta, UpdateRule
 
 _WINNER = 0x7769_6E6E  # folded into the key: the winner meets starts that tuning has not seen
@@ -40,80 +48,80 @@ DEFAULTS = ConfigDict(
         "workload": "",  # the task's name in the results
         "task": {},
         "rules": ("sgd", "momentum", "nesterov", "rmsprop", "adam", "nadam"),
-        "spaces": "",  # the folder of RULE.json
+        "spaces": "",  # the folder of LEVEL/RULE.json
+        "levels": ("final",),  # spaces to search, small to large; without a file: as the one before
         "num_trials": 50,
         "num_steps": 1000,
+        "num_seeds": 1,  # runs of each trial, averaged: for families of problems
         "segments": 10,  # parts of a run after which the validation split is evaluated
         "lanes": 0,  # trials that run together; 0: what memory allows
         "metric": "error",  # chooses the winner: 'error' or 'loss' on the validation split
         "winner_seeds": 10,
         "shard": 0,
         "num_shards": 1,
+        "num_devices": 0,  # over which lanes are sharded; 0: one CPU, or every accelerator
     }
 )
+_FREE = ("num_trials", "levels", "rules", "shard", "num_shards", "num_devices")  # between calls
 
 
 class Study(NamedTuple):
-    """One rule's study.
+    """One rule's study on one level.
 
     Attributes:
-      name: the rule's.
+      rule_name: the rule's.
       rule: the rule.
+      level: the level whose space it is.
       space: where it is searched.
       theta: θ of a rule without knobs, else None.
     """
 
-    name: str
+    rule_name: str
     rule: UpdateRule
+    level: str
     space: SearchSpace
     theta: Theta | None
+
+    @property
+    def folder(self) -> Path:
+        """Where it is kept, below the work directory's `studies` and `winners`."""
+        return Path(self.level) / self.rule_name
 
 
 def main(config: ConfigDict, workdir: Path, data_dir: str | None) -> None:
     """Runs or goes on with the studies of one workload."""
     config = _checked(config)
-    found = [_find(name, Path(config.spaces)) for name in config.rules]
+    levels = _find_studies(config)
     task = make_task(config.task, data_dir)
-    free = ("num_trials", "shard", "num_shards")  # what may differ between calls on one folder
-    kept = ConfigDict({name: value for name, value in config.items() if name not in free})
+    _check_metric(config, task)
+    mesh = start_devices(config.lanes, config.num_devices) if config.lanes else None
+    kept = ConfigDict({name: value for name, value in config.items() if name not in _FREE})
     workdir = open_workdir(workdir, kept)
-    results: dict[str, Any] = {}
-    for study in found:
-        with Progress(f"{study.name}: batches of trials", 0, 1) as bar:
-
-            def report(done: int, total: int, bar: Progress = bar) -> None:
-                bar.retotal(max(total, 1))
-                bar.update(done, {})
-
-            trials = studies.run_study(
-                study.rule,
-                study.space,
-                task,
-                workdir / "studies" / study.name,
-                workload=config.workload,
-                num_trials=config.num_trials,
-                num_steps=config.num_steps,
-                seed=config.seed,
-                lanes=config.lanes or None,
-                segments=config.segments,
-                shard=(config.shard, config.num_shards),
-                theta=study.theta,
-                progress=report,
-            )
-        if len(trials) < config.num_trials:
-            print(f"{study.name}: {len(trials)} of {config.num_trials} trials done; others to come")
-            continue
-        results[study.name] = _summary(study, trials, task, config)
-    write_json(workdir / "results.json", {"workload": config.workload, "rules": results})
-    if not results:
+    results: dict[str, dict[str, Any]] = {level: {} for level in levels}
+    done: dict[Path, dict[str, Any]] = {}
+    for level, found in levels.items():
+        for study in found:
+            if study.folder not in done:
+                trials = _run(study, task, workdir, config, mesh)
+                if len(trials) < config.num_trials:
+                    message = f"{len(trials)} of {config.num_trials} trials done; others to come"
+                    print(f"{study.folder}: {message}")
+                    continue
+                done[study.folder] = _summary(study, trials, task, workdir, config)
+            results[level][study.rule_name] = done[study.folder]
+    shown = {level: found for level, found in results.items() if found}
+    description = {name: config[name] for name in ("workload", "metric", "num_steps", "num_trials")}
+    write_json(workdir / "results.json", description | {"levels": shown})
+    if not shown:
         return
-    print_tables([_table(results, config)], workdir / "tables.txt")
-    plots.best_of_k(
+    print_tables([_table(level, r, config) for level, r in shown.items()], workdir / "tables.txt")
+    study_plots.best_of_k(
         {
-            f"{config.workload}: validation {config.metric}": {
+            f"{config.workload}, {level} space: test {config.metric}": {
                 name: [r["best_of_k"][part] for part in ("ks", "mean", "low", "high")]
-                for name, r in results.items()
+                for name, r in found.items()
             }
+            for level, found in shown.items()
         },
         workdir / "best_of_k.png",
     )
@@ -123,6 +131,7 @@ def main(config: ConfigDict, workdir: Path, data_dir: str | None) -> None:
 def _checked(config: ConfigDict) -> ConfigDict:
     config = check_fields(config, DEFAULTS)
     check_positive(config, "num_trials", "num_steps", "segments", "winner_seeds", "num_shards")
+    check_positive(config, "num_seeds")
     if config.num_steps % config.segments:
         raise ValueError(f"segments ({config.segments}) must divide num_steps ({config.num_steps})")
     if config.metric not in ("error", "loss"):
@@ -133,23 +142,52 @@ def _checked(config: ConfigDict) -> ConfigDict:
         )
     if config.lanes < 0:
         raise ValueError(f"lanes must not be negative, got {config.lanes}")
+    if config.num_devices > 1 and not config.lanes:
+        raise ValueError("set lanes, a multiple of num_devices, to share them between devices")
     if not config.workload:
         raise ValueError("workload must name the task")
-    if not config.rules or len(set(config.rules)) < len(config.rules):
-        raise ValueError("rules must name rules, each once")
+    for name in ("rules", "levels"):
+        if not config[name] or len(set(config[name])) < len(config[name]):
+            raise ValueError(f"{name} must be names, each once")
     return config
 
 
-def _find(name: str, spaces: Path) -> Study:
-    if name in pretrained_names():
-        rule, theta = load_rule(name)
-        return Study(name, rule, SearchSpace(name, {}), theta)
-    if name not in HIERARCHY:
-        known = ", ".join([*HIERARCHY, *pretrained_names()])
-        raise ValueError(f"unknown rule {name!r}; known: {known}")
-    path = spaces / f"{name}.json"
-    if not path.exists():
-        raise FileNotFoundError(f"there is no search space {path}; set spaces to a folder with one")
+def _check_metric(config: ConfigDict, task: Task) -> None:
+    def metrics(key):
+        instance = task.sample(key)
+        return task.evaluate(task.init(key, instance), instance, "valid")
+
+    known = jax.eval_shape(metrics, jax.random.key(0))
+    if config.metric == "error" and "accuracy" not in known:
+        raise ValueError(f"{config.workload} has no accuracy: set metric to 'loss'")
+
+
+def _find_studies(config: ConfigDict) -> dict[str, list[Study]]:
+    """The studies of each level. A rule without a file there has that of the level before."""
+    found: dict[str, list[Study]] = {level: [] for level in config.levels}
+    for name in config.rules:
+        if name in pretrained_names():
+            rule, theta = load_rule(name)
+            study = Study(name, rule, "learned", SearchSpace(name, {}), theta)
+            found[config.levels[-1]].append(study)
+            continue
+        if name not in HIERARCHY:
+            known = ", ".join([*HIERARCHY, *pretrained_names()])
+            raise ValueError(f"unknown rule {name!r}; known: {known}")
+        before = None
+        for level in config.levels:
+            path = Path(config.spaces) / level / f"{name}.json"
+            if path.exists():
+                before = _with_space(name, level, path)
+            elif before is None:
+                raise FileNotFoundError(
+                    f"there is no search space {path}; set spaces and levels to folders with one"
+                )
+            found[level].append(before)
+    return found
+
+
+def _with_space(name: str, level: str, path: Path) -> Study:
     space = load_space(path)
     rule = HIERARCHY[name]()
     if space.rule != name:
@@ -158,16 +196,64 @@ def _find(name: str, spaces: Path) -> Study:
         space.check(rule.init(jax.random.key(0)))
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
-    return Study(name, rule, space, None)
+    return Study(name, rule, level, space, None)
 
 
-def _summary(study: Study, trials: dict, task: Task, config: ConfigDict) -> dict[str, Any]:
-    """What a finished study says, and its winner on the test split."""
+def _run(
+    study: Study, task: Task, workdir: Path, config: ConfigDict, mesh: jax.sharding.Mesh | None
+) -> dict[int, dict[str, Any]]:
+    """Its trials, those that other processes did included."""
+    with Progress(f"{study.folder}: batches of trials", 0, 1) as bar:
+
+        def report(done: int, total: int) -> None:
+            bar.retotal(max(total, 1))
+            bar.update(done, {})
+
+        return studies.run_study(
+            study.rule,
+            study.space,
+            task,
+            workdir / "studies" / study.folder,
+            workload=config.workload,
+            num_trials=config.num_trials,
+            num_steps=config.num_steps,
+            seed=config.seed,
+            num_seeds=config.num_seeds,
+            lanes=config.lanes or None,
+            segments=config.segments,
+            mesh=None if study.theta is not None else mesh,
+            shard=(config.shard, config.num_shards),
+            theta=study.theta,
+            progress=report,
+        )
+
+
+def _summary(
+    study: Study, trials: Mapping[int, dict], task: Task, workdir: Path, config: ConfigDict
+) -> dict[str, Any]:
+    """What a finished study says, and its winner on fresh seeds.
+
+    Raises:
+      FloatingPointError: every trial diverged.
+    """
     scores = studies.scores(trials, metric=config.metric)
+    if not np.isfinite(scores).any():
+        raise FloatingPointError(
+            f"{study.folder}: all {len(scores)} trials diverged; lower the learning rates of its "
+            f"space in {config.spaces} (its trials are kept in {workdir / 'studies'})"
+        )
+    test = studies.scores(trials, split="reported", metric=config.metric)
     best = list(trials.values())[int(np.argmin(scores))]
-    distribution = statistics.best_of_k(scores)
-    winner = _winner(study, best, task, config)
+    distribution = statistics.best_of_k(scores, test)
+    points = [trial["point"] for trial in trials.values()]
+    if study.space.parameters and np.isfinite(scores).sum() >= 5:
+        suggested = around_best(study.space, points, scores.tolist())
+        folder = workdir / "suggested_spaces" / study.level
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / f"{study.rule_name}.json", suggested.to_dict())
+    winner = _winner(study, best, task, workdir, config)
     return {
+        "level": study.level,
         "num_trials": len(trials),
         "divergence_rate": statistics.divergence_rate(scores),
         "best_of_k": {
@@ -179,58 +265,92 @@ def _summary(study: Study, trials: dict, task: Task, config: ConfigDict) -> dict
         },
         "best": {
             "index": best["index"],
-            "score": number(float(np.min(scores))),
+            "score": float(np.min(scores)),
             "hyperparameters": best["hyperparameters"],
             "on_edge": study.space.on_edge(best["point"]),
         },
-        "winner": winner,
+        "winner": {name: winner[name] for name in ("test_error", "test_loss", "losses", "valid")},
         "scores": [number(x) for x in scores],
+        "test_scores": [number(x) for x in test],
         "space": study.space.to_dict(),
     }
 
 
-def _winner(study: Study, best: dict, task: Task, config: ConfigDict) -> dict[str, Any]:
-    """The best trial again, on seeds that tuning has not seen: test loss and error."""
+def _winner(
+    study: Study, best: dict, task: Task, workdir: Path, config: ConfigDict
+) -> dict[str, Any]:
+    """The best trial on seeds that tuning has not seen; kept, with its time, in `winners`."""
+    file = workdir / "winners" / study.folder.with_suffix(".json")
+    identity = {"hyperparameters": best["hyperparameters"], "seeds": config.winner_seeds}
+    if file.exists():
+        present = json.loads(file.read_text())
+        if {name: present.get(name) for name in identity} == identity:
+            return present
     if study.theta is not None:
         theta = study.theta
     else:
         theta = {name: jnp.float32(value) for name, value in best["hyperparameters"].items()}
-    result = evaluation.evaluate(
-        study.rule,
-        theta,
-        task,
-        jax.random.fold_in(jax.random.key(config.seed), _WINNER),
-        num_seeds=config.winner_seeds,
-        num_steps=config.num_steps,
-        eval_steps=(config.num_steps,),
-        splits=("test",),
-    )
-    test = result.heldout["test"]
-    return {
-        "test_error": [number(1 - x) for x in test["accuracy"][:, 0]],
-        "test_loss": [number(x) for x in test["loss"][:, 0]],
-        "diverged": int(result.diverged.sum()),
+    lane = jax.tree.map(lambda x: jnp.asarray(x)[None], theta)
+    key = jax.random.fold_in(jax.random.key(config.seed), _WINNER)
+    runs, seconds = [], []
+    for n in range(config.winner_seeds):
+        begin = time.perf_counter()
+        run = studies.run_lanes(
+            study.rule,
+            lane,
+            task,
+            jax.random.fold_in(key, n),
+            num_steps=config.num_steps,
+            num_seeds=config.num_seeds,
+            segments=config.segments,
+            report="test",
+        )
+        seconds.append(time.perf_counter() - begin)
+        runs.append(run)
+    merged: studies.Lanes = jax.tree.map(lambda *x: np.concatenate(x), *runs)
+    diverged = merged.diverged_at >= 0
+    valid = merged.heldout["valid"]
+
+    def numbers(values: np.ndarray) -> list[Any]:
+        return [number(np.inf if d else x) for x, d in zip(values, diverged, strict=True)]
+
+    found = identity | {
+        "test_loss": numbers(merged.reported["loss"]),
+        "test_error": numbers(1 - merged.reported["accuracy"])
+        if "accuracy" in merged.reported
+        else None,
+        "losses": [[number(x) for x in row] for row in merged.losses],
+        "valid": [
+            [number(x) for x in row]
+            for row in (1 - valid["accuracy"] if config.metric == "error" else valid["loss"])
+        ],
+        "seconds_per_run": min(seconds),  # the first one compiles
     }
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_json(file, found)
+    return found
 
 
-def _table(results: dict[str, Any], config: ConfigDict) -> Table:
+def _table(level: str, results: Mapping[str, Any], config: ConfigDict) -> Table:
     table = Table(
-        title=f"{config.workload}: {config.num_trials} trials a rule, {config.num_steps} updates, "
-        f"winners on {config.winner_seeds} fresh seeds"
+        title=f"{config.workload}, {level} space: {config.num_trials} trials a rule, "
+        f"{config.num_steps} updates, winners on {config.winner_seeds} fresh seeds"
     )
     table.add_column("rule")
-    for column in ("valid", "test error, %", "test loss", "diverged", "best point on the edge of"):
+    scale, unit = (100, ", %") if config.metric == "error" else (1, "")
+    columns = (f"valid {config.metric}{unit}", f"test {config.metric}{unit}", "test loss")
+    for column in (*columns, "diverged", "best point on the edge of"):
         table.add_column(column, justify="right")
     for name, result in results.items():
-        error = np.array(result["winner"]["test_error"], float)
+        values = np.array(result["winner"][f"test_{config.metric}"], float)
         loss = np.array(result["winner"]["test_loss"], float)
-        spread = error.std(ddof=1) / np.sqrt(len(error)) if len(error) > 1 else 0.0
+        error = values.std(ddof=1) / np.sqrt(len(values)) if len(values) > 1 else 0.0
         edges = [f"{k} ({v})" for k, v in result["best"]["on_edge"].items()]
         table.add_row(
             name,
-            f"{float(result['best']['score']):.4f}",
-            f"{100 * error.mean():.2f} ± {100 * spread:.2f}",
-            f"{loss.mean():.4f}",
+            f"{scale * result['best']['score']:.4g}",
+            f"{scale * values.mean():.4g} ± {scale * error:.2g}",
+            f"{loss.mean():.4g}",
             f"{100 * result['divergence_rate']:.0f} %",
             ", ".join(edges),
         )

@@ -189,45 +189,6 @@ def inclusions(
     figure.savefig(path)
 
 
-def best_of_k(
-    panels: Mapping[str, Mapping[str, Sequence[ArrayLike]]], path: str | os.PathLike
-) -> None:
-    """Draws what the best of K trials scores against K: the mean, and the 5th to 95th percentile.
-
-    Args:
-      panels: title -> label -> (K, mean, low, high), each `[num_ks]`; infinities are left out.
-      path: the PNG file.
-    """
-    styles = _styles(_labels(panels))
-    figure, axes = _panels(len(panels), ylabel="best of K", xlabel="trials K")
-    for axis, (title, curves) in zip(axes, panels.items(), strict=False):
-        lows, highs = [], []
-        for label, parts in curves.items():
-            ks, mean, low, high = (np.asarray(part, np.float64) for part in parts)
-            color, dashes = styles[label]
-            shown = np.isfinite(high) & (low > 0)
-            axis.fill_between(
-                ks[shown], low[shown], high[shown], color=color, alpha=0.12, linewidth=0
-            )
-            shown = np.isfinite(mean) & (mean > 0)
-            axis.plot(
-                ks[shown],
-                mean[shown],
-                color=color,
-                linestyle=dashes,
-                label=label,
-                **_weight(label),
-            )
-            if shown.any():
-                lows.append(mean[shown].min())
-                highs.append(np.median(mean[shown]))
-        axis.set_xscale("log")
-        if lows:
-            _log_axis(axis, lows, highs, above=2.0)
-        axis.set_title(title, fontsize=10)
-    _finish(figure, axes, path, legend="right")
-
-
 def trajectories(
     panels: Mapping[str, tuple[Surface, Mapping[str, ArrayLike]]], path: str | os.PathLike
 ) -> None:

@@ -23,12 +23,13 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+_AT_MOST_ONE = ("one_minus_", "decay_factor", "decay_steps/budget")
 _EDGE = 0.05  # of a range, on its scale: what counts as lying on its boundary
 
 
@@ -222,6 +223,56 @@ class SearchSpace:
             for name, share in shares.items()
             if min(share, 1 - share) <= _EDGE
         }
+
+
+def around_best(
+    space: SearchSpace,
+    points: Sequence[Mapping[str, float]],
+    scores: Sequence[float],
+    *,
+    share: float = 0.2,
+    margin: float = 0.1,
+) -> SearchSpace:
+    """The final space that an initial study suggests: the box of its best trials, and a margin.
+
+    Where the best trials lie on the edge of a range, the new one reaches beyond it, but not above
+    1 for those that cannot be larger: 1 − β, and the two shares of the decay.
+
+    Args:
+      space: the initial space.
+      points: its trials, from `SearchSpace.points`.
+      scores: their scores, lower is better; not finite where a trial diverged.
+      share: of the trials, the best ones that count; at least five of them do.
+      margin: of the old range, on its scale, to add at both ends.
+
+    Returns:
+      A space with the same parameters.
+
+    Raises:
+      ValueError: fewer than five trials that did not diverge.
+    """
+    values = np.asarray(scores, float)
+    count = max(5, math.ceil(share * len(values)))
+    best = [n for n in np.argsort(values, kind="stable")[:count] if np.isfinite(values[n])]
+    if len(best) < 5:
+        raise ValueError(
+            f"{len(best)} trials that did not diverge are too few to narrow the space of "
+            f"{space.rule}: it takes five"
+        )
+    ranges = {}
+    for name, r in space.parameters.items():
+        shares = [r.share(points[n][name]) for n in best]
+        low, high = r.at(np.array([min(shares) - margin, max(shares) + margin]))
+        if name.startswith(_AT_MOST_ONE):
+            high = min(high, 1.0)
+        if r.scale == "linear" and r.low >= 0:
+            low = max(low, 0.0)
+        ranges[name] = Range(_rounded(low), _rounded(high), r.scale)
+    return SearchSpace(space.rule, ranges, space.fixed)
+
+
+def _rounded(value: float) -> float:
+    return float(f"{value:.2g}")
 
 
 def load_space(path: str | os.PathLike) -> SearchSpace:

@@ -141,6 +141,53 @@ def probability_better(
     return float(p_a @ wins @ p_b)
 
 
+class TunedDifference(NamedTuple):
+    """How two tuned rules compare, over what their trials might have been.
+
+    Attributes:
+      mean: the mean of A − B; NaN where the best trial may be one that diverged.
+      low: its 5th percentile.
+      high: its 95th percentile.
+    """
+
+    mean: float
+    low: float
+    high: float
+
+
+def tuned_difference(
+    validation_a: ArrayLike,
+    validation_b: ArrayLike,
+    reported_a: ArrayLike | None = None,
+    reported_b: ArrayLike | None = None,
+) -> TunedDifference:
+    """The difference between what the best trials of A and of B report, with its uncertainty.
+
+    The trials of each rule are drawn anew, with replacement and as many as there are; the best by
+    validation reports. The distribution of the difference is computed, not sampled.
+
+    Args:
+      validation_a: A's validation scores, `[N_a]`.
+      validation_b: B's, `[N_b]`.
+      reported_a: what A's trials report; by default the validation scores.
+      reported_b: the same for B.
+
+    Raises:
+      ValueError: see `best_of_k`.
+    """
+    a = _in_order(validation_a, validation_a if reported_a is None else reported_a)
+    b = _in_order(validation_b, validation_b if reported_b is None else reported_b)
+    p_a = rank_probabilities(len(a), len(a), method="bootstrap")
+    p_b = rank_probabilities(len(b), len(b), method="bootstrap")
+    with np.errstate(invalid="ignore"):
+        differences, p = (a[:, None] - b).ravel(), np.outer(p_a, p_b).ravel()
+        mean = float(np.where(p > 0, p * differences, 0.0).sum())
+    order = np.argsort(differences, kind="stable")  # NaN, both diverged, comes last
+    at = np.searchsorted(np.cumsum(p[order]), np.array([0.05, 0.95]) - 1e-12)
+    low, high = differences[order][at.clip(max=len(order) - 1)]
+    return TunedDifference(mean, float(low), float(high))
+
+
 class PairedDifference(NamedTuple):
     """How two rules compare over the same seeds.
 

@@ -13,6 +13,7 @@ import functools
 import hashlib
 import json
 import math
+import operator
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -21,7 +22,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
+from learned_opt.evaluation import place, spread
 from learned_opt.meta_training.unroll import init_inner, inner_step
 from learned_opt.spaces import SearchSpace
 from learned_opt.types import Key, Task, Theta, UpdateRule
@@ -37,44 +40,14 @@ class Lanes(NamedTuple):
     Attributes:
       losses: the mean minibatch loss over each segment, `[lanes, segments]`; NaN once diverged.
       heldout: split -> metric -> values after each segment, `[lanes, segments]`.
+      reported: metric -> value on the split that is reported, at the end, `[lanes]`.
       diverged_at: the first step whose loss was not finite, int `[lanes]`; −1 if there was none.
     """
 
     losses: np.ndarray
     heldout: dict[str, dict[str, np.ndarray]]
+    reported: dict[str, np.ndarray]
     diverged_at: np.ndarray
-
-
-@functools.partial(jax.jit, static_argnames=("rule", "num_steps", "segments", "splits"))
-def _run_lanes(rule, thetas, task, key, *, num_steps, segments, splits):
-    key_inner, key_run = jax.random.split(key)
-
-    def one(theta):
-        tx = rule.transform(theta)
-        inner = init_inner(tx, task, key_inner)
-
-        def step(carry, t):
-            inner, diverged_at = carry
-            new, (loss, _) = inner_step(tx, task, inner, jax.random.fold_in(key_run, t))
-            diverged_at = jnp.where((diverged_at < 0) & ~jnp.isfinite(loss), t, diverged_at)
-            alive = diverged_at < 0
-            inner = jax.tree.map(lambda a, b: jnp.where(alive, a, b), new, inner)
-            return (inner, diverged_at), jnp.where(alive, loss, jnp.nan)
-
-        def segment(carry, first):
-            carry, losses = jax.lax.scan(step, carry, first + jnp.arange(num_steps // segments))
-            params, instance = carry[0].params, carry[0].instance
-            heldout = {s: task.evaluate(params, instance, s) for s in splits}
-            return carry, (losses.mean(), heldout)
-
-        starts = jnp.arange(0, num_steps, num_steps // segments)
-        carry = inner, jnp.full((), -1, jnp.int32)
-        (inner, diverged_at), (losses, heldout) = jax.lax.scan(segment, carry, starts)
-        last = task.loss(inner.params, inner.instance, jax.random.fold_in(key_run, num_steps))
-        diverged_at = jnp.where((diverged_at < 0) & ~jnp.isfinite(last), num_steps, diverged_at)
-        return losses, heldout, diverged_at
-
-    return jax.vmap(one)(thetas)
 
 
 def run_lanes(
@@ -84,13 +57,17 @@ def run_lanes(
     key: Key,
     *,
     num_steps: int,
+    num_seeds: int = 1,
     segments: int = 10,
     splits: Sequence[str] = ("valid",),
+    report: str | None = None,
+    mesh: Mesh | None = None,
 ) -> Lanes:
     """Runs a rule with many θ at once, from one start and on the same minibatches.
 
     The transformation is built from each θ inside of the vmapped function, so that every
-    hyperparameter, those used at `init` too, is each lane's own.
+    hyperparameter, those used at `init` too, is each lane's own. A task that sets `stepwise_on_cpu`
+    is run there one lane after another, by a Python loop over a jitted step.
 
     Args:
       rule: the update rule.
@@ -98,17 +75,150 @@ def run_lanes(
       task: the task.
       key: where the problem, its start and its minibatches come from.
       num_steps: updates.
-      segments: parts of the run, all of the same length, that are reported.
+      num_seeds: runs of every lane, on problems of `fold_in(key, n)`, whose results are averaged;
+        one diverges if any of them does. With 1, the run is that of `key` itself.
+      segments: parts of the run, all of the same length, that are recorded.
       splits: what to evaluate on after each segment.
+      report: a split to evaluate on once, at the end.
+      mesh: a mesh of this process's devices with a single axis, over which lanes are sharded; their
+        number must be a multiple of its size.
 
     Raises:
-      ValueError: a number of steps that is no multiple of that of segments.
+      ValueError: numbers of steps and segments, or of lanes and devices, that do not fit.
     """
     if segments < 1 or num_steps < 1 or num_steps % segments:
         raise ValueError(f"segments ({segments}) must divide num_steps ({num_steps})")
-    settings: dict[str, Any] = dict(num_steps=num_steps, segments=segments, splits=tuple(splits))
-    losses, heldout, diverged_at = _run_lanes(rule, thetas, task, key, **settings)
-    return jax.device_get(Lanes(losses, heldout, diverged_at))
+    if num_seeds < 1:
+        raise ValueError(f"num_seeds must be at least 1, got {num_seeds}")
+    num_lanes = len(jax.tree.leaves(thetas)[0])
+    if mesh and num_lanes % mesh.size:
+        raise ValueError(f"{num_lanes} lanes cannot be shared by {mesh.size} devices")
+    settings = _Settings(num_steps // segments, segments, tuple(splits), report)
+    keys = key[None]
+    if num_seeds > 1:
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(num_seeds))
+    if getattr(task, "stepwise_on_cpu", False) and jax.default_backend() == "cpu":
+        return _run_stepwise(rule, thetas, task, keys, settings)
+    thetas, shared = place(thetas, mesh, lanes=True), place((task, keys), mesh)
+    return jax.device_get(_run_compiled(rule, thetas, *shared, settings=settings, mesh=mesh))
+
+
+class _Settings(NamedTuple):
+    segment_steps: int
+    segments: int
+    splits: tuple[str, ...]
+    report: str | None
+
+
+@functools.partial(jax.jit, static_argnames=("rule", "settings", "mesh"))
+def _run_compiled(rule, thetas, task, keys, *, settings, mesh):
+    def run(theta, task, key):
+        key_run = jax.random.split(key)[1]
+
+        def segment(carry, n):
+            steps = n * settings.segment_steps + jnp.arange(settings.segment_steps)
+            step = functools.partial(_step, rule.transform(theta), task, key_run)
+            carry, losses = jax.lax.scan(step, carry, steps)
+            return carry, (losses.mean(), _measure(task, carry, settings.splits))
+
+        carry = _start(rule.transform(theta), task, key)
+        carry, (losses, heldout) = jax.lax.scan(segment, carry, jnp.arange(settings.segments))
+        reported, diverged_at = _finish(task, carry, key_run, settings)
+        return Lanes(losses, heldout, reported, diverged_at)
+
+    def one(theta, task, keys):
+        if len(keys) == 1:
+            return run(theta, task, keys[0])
+        return _over_seeds(jax.vmap(run, (None, None, 0))(theta, task, keys))
+
+    return spread(one, thetas, (task, keys), mesh)
+
+
+def _over_seeds(runs: Lanes) -> Lanes:
+    """One lane of several runs: their mean, and the first step at which any diverged."""
+    never = jnp.iinfo(jnp.int32).max
+    first = jnp.where(runs.diverged_at < 0, never, runs.diverged_at).min()
+    averaged = jax.tree.map(lambda x: x.mean(axis=0), runs)
+    return averaged._replace(diverged_at=jnp.where(first == never, -1, first))
+
+
+def _start(tx, task, key):
+    """What a lane carries: its problem in flight, and the step at which it diverged or −1."""
+    return init_inner(tx, task, jax.random.split(key)[0]), jnp.full((), -1, jnp.int32)
+
+
+def _step(tx, task, key_run, carry, t):
+    """One update, unless the lane has diverged: then it is frozen, and its loss NaN."""
+    inner, diverged_at = carry
+    new, (loss, _) = inner_step(tx, task, inner, jax.random.fold_in(key_run, t))
+    diverged_at = jnp.where((diverged_at < 0) & ~jnp.isfinite(loss), t, diverged_at)
+    alive = diverged_at < 0
+    inner = jax.tree.map(lambda a, b: jnp.where(alive, a, b), new, inner)
+    return (inner, diverged_at), jnp.where(alive, loss, jnp.nan)
+
+
+def _measure(task, carry, splits):
+    inner, _ = carry
+    return {split: task.evaluate(inner.params, inner.instance, split) for split in splits}
+
+
+def _finish(task, carry, key_run, settings):
+    """The report, and where it diverged, after the last update too."""
+    inner, diverged_at = carry
+    num_steps = settings.segment_steps * settings.segments
+    last = task.loss(inner.params, inner.instance, jax.random.fold_in(key_run, num_steps))
+    diverged_at = jnp.where((diverged_at < 0) & ~jnp.isfinite(last), num_steps, diverged_at)
+    split = settings.report
+    return _measure(task, carry, (split,))[split] if split else {}, diverged_at
+
+
+def _run_stepwise(rule, thetas, task, keys, settings: _Settings) -> Lanes:
+    """Lanes one after another, each step a call: for what XLA:CPU is slow at inside of a loop."""
+
+    def stack(runs):
+        return jax.tree.map(lambda *x: np.stack(x), *runs)
+
+    lanes = []
+    for n in range(len(jax.tree.leaves(thetas)[0])):
+        theta = jax.tree.map(operator.itemgetter(n), thetas)
+        runs = [_run_one_stepwise(rule, theta, task, key, settings) for key in keys]
+        lanes.append(runs[0] if len(runs) == 1 else jax.device_get(_over_seeds(stack(runs))))
+    return stack(lanes)
+
+
+def _run_one_stepwise(rule, theta, task, key, settings: _Settings) -> Lanes:
+    start, step, measure, finish = _stepwise(rule)
+    key_run = jax.random.split(key)[1]
+    carry = start(theta, task, key)
+    losses: list[Any] = []
+    heldout: list[Any] = []
+    for segment in range(settings.segments):
+        if heldout and int(carry[1]) >= 0:  # frozen: what was measured stays as it was
+            losses.append(np.nan)
+            heldout.append(heldout[-1])
+            continue
+        found = []
+        for t in range(segment * settings.segment_steps, (segment + 1) * settings.segment_steps):
+            carry, loss = step(theta, task, key_run, carry, np.int32(t))
+            found.append(loss)
+        losses.append(np.mean(jax.device_get(found)))
+        heldout.append(jax.device_get(measure(task, carry, splits=settings.splits)))
+    reported, diverged_at = finish(task, carry, key_run, settings=settings)
+    stacked = jax.tree.map(lambda *x: np.stack(x), *heldout)
+    return jax.device_get(Lanes(np.array(losses), stacked, reported, diverged_at))
+
+
+@functools.lru_cache
+def _stepwise(rule: UpdateRule) -> tuple[Callable[..., Any], ...]:
+    def step(theta, task, key_run, carry, t):
+        return _step(rule.transform(theta), task, key_run, carry, t)
+
+    return (
+        jax.jit(lambda theta, task, key: _start(rule.transform(theta), task, key)),
+        jax.jit(step, donate_argnames="carry"),
+        jax.jit(_measure, static_argnames="splits"),
+        jax.jit(_finish, static_argnames="settings"),
+    )
 
 
 def default_lanes(rule: UpdateRule, task: Task) -> int:
@@ -182,23 +292,7 @@ class TrialStore:
         Raises:
           ValueError: a line is damaged; the message names it.
         """
-        found: dict[int, dict[str, Any]] = {}
-        for file in sorted(self._folder.glob("trials_*.jsonl")):
-            lines = file.read_text().split("\n")
-            for number, line in enumerate(lines, 1):
-                if not line:
-                    continue
-                try:
-                    trial = json.loads(line)
-                    found[trial["index"]] = trial
-                except (ValueError, KeyError, TypeError):
-                    if number == len(lines):  # another process is writing it
-                        continue
-                    raise ValueError(
-                        f"{file}, line {number} is damaged; delete that line and start the study "
-                        "again: its trial will be repeated, the others are kept"
-                    ) from None
-        return dict(sorted(found.items()))
+        return read_trials(self._folder)
 
     def append(self, trials: Sequence[Mapping[str, Any]]) -> None:
         """Writes finished trials, and has them on the disk before it returns."""
@@ -207,6 +301,31 @@ class TrialStore:
                 file.write(json.dumps(trial, allow_nan=False) + "\n")
             file.flush()
             os.fsync(file.fileno())
+
+
+def read_trials(folder: str | os.PathLike) -> dict[int, dict[str, Any]]:
+    """All finished trials of a study's folder, by their index.
+
+    Raises:
+      ValueError: a line is damaged; the message names it.
+    """
+    found: dict[int, dict[str, Any]] = {}
+    for file in sorted(Path(folder).glob("trials_*.jsonl")):
+        lines = file.read_text().split("\n")
+        for number, line in enumerate(lines, 1):
+            if not line:
+                continue
+            try:
+                trial = json.loads(line)
+                found[trial["index"]] = trial
+            except (ValueError, KeyError, TypeError):
+                if number == len(lines):  # another process is writing it
+                    continue
+                raise ValueError(
+                    f"{file}, line {number} is damaged; delete that line and start the study "
+                    "again: its trial will be repeated, the others are kept"
+                ) from None
+    return dict(sorted(found.items()))
 
 
 def run_study(
@@ -219,9 +338,12 @@ def run_study(
     num_trials: int,
     num_steps: int,
     seed: int = 0,
+    num_seeds: int = 1,
     lanes: int | None = None,
     segments: int = 10,
     splits: Sequence[str] = ("valid",),
+    report: str | None = "test",
+    mesh: Mesh | None = None,
     shard: tuple[int, int] = (0, 1),
     theta: Theta | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
@@ -241,16 +363,21 @@ def run_study(
       num_trials: trials in all; a larger number extends a study.
       num_steps: updates in a run.
       seed: of the points and of the runs.
+      num_seeds: runs of every trial, see `run_lanes`.
       lanes: trials that run together; by default what memory allows.
       segments: see `run_lanes`.
-      splits: splits to evaluate on; never 'test', which is for the winner alone.
+      splits: splits to evaluate on after each segment; never 'test'.
+      report: the split on which each trial is evaluated once, at its end, for the statistics of
+        what the best of K by validation gives there; nothing is ever chosen by it. None: no split.
+      mesh: a mesh with a single axis over which lanes are sharded; its size divides `lanes`.
       shard: (n, of how many): this process does every so-manieth batch, from the n-th.
       theta: θ of a rule whose space has no parameters, a pretrained one for example; by default
         that of `rule.init`.
       progress: called with the numbers of batches done and to do.
 
     Returns:
-      Index -> trial: `index`, `hyperparameters` (θ), `point`, `losses`, `heldout`, `diverged_at`.
+      Index -> trial: `index`, `hyperparameters` (θ), `point`, `losses`, `heldout`,
+      `reported`, `diverged_at`.
       Numbers that are not finite are None.
 
     Raises:
@@ -258,7 +385,7 @@ def run_study(
         range, or the test split.
     """
     if "test" in splits:
-        raise ValueError("the test split is not for tuning; evaluate the winner on it")
+        raise ValueError("the test split is not for tuning; `report` gives it at the end")
     if num_trials < 1 or not 0 <= shard[0] < shard[1]:
         raise ValueError(f"num_trials ({num_trials}) must be at least 1 and shard {shard} n < of")
     theta = rule.init(jax.random.key(0)) if theta is None else theta
@@ -270,14 +397,22 @@ def run_study(
         "workload": workload,
         "num_steps": num_steps,
         "seed": seed,
+        "num_seeds": num_seeds,
         "segments": segments,
         "splits": list(splits),
+        "report": report,
         "lanes": lanes,
         "theta": None if space.parameters else digest(theta),
     }
     store = TrialStore(folder, identity | {"definition": space.to_dict()}, shard=shard[0])
     done = store.trials()
-    settings: dict[str, Any] = dict(num_steps=num_steps, segments=segments, splits=splits)
+    settings: dict[str, Any] = dict(
+        num_steps=num_steps,
+        num_seeds=num_seeds,
+        segments=segments,
+        splits=splits,
+        report=report,
+    )
     batches = [range(first, first + lanes) for first in range(0, num_trials, lanes)]
     todo = [
         batch
@@ -289,10 +424,12 @@ def run_study(
         points = space.points(batch.start, batch.stop, seed=seed)
         if space.parameters:
             thetas = [space.theta(point, budget=num_steps) for point in points]
-            result = run_lanes(rule, _stacked(thetas), task, jax.random.key(seed), **settings)
+            result = run_lanes(
+                rule, _stacked(thetas), task, jax.random.key(seed), mesh=mesh, **settings
+            )
         else:
             thetas = [{} for _ in batch]
-            result = _over_seeds(rule, theta, task, seed, batch, settings)
+            result = _without_knobs(rule, theta, task, seed, batch, settings)
         store.append(
             [
                 _record(i, points[lane], thetas[lane], result, lane)
@@ -313,7 +450,7 @@ def digest(theta: Theta) -> str:
     return found.hexdigest()[:16]
 
 
-def _over_seeds(rule, theta, task, seed, batch, settings) -> Lanes:
+def _without_knobs(rule, theta, task, seed, batch, settings) -> Lanes:
     """One θ from as many starts as there are lanes."""
     single = jax.tree.map(lambda x: jnp.asarray(x)[None], theta)
     keys = [jax.random.fold_in(jax.random.key(seed), i) for i in batch]
@@ -338,6 +475,9 @@ def _record(index: int, point, theta, result: Lanes, lane: int) -> dict[str, Any
             split: {metric: numbers(values) for metric, values in metrics.items()}
             for split, metrics in result.heldout.items()
         },
+        "reported": {
+            metric: numbers(values[:, None])[0] for metric, values in result.reported.items()
+        },
         "diverged_at": None if result.diverged_at[lane] < 0 else int(result.diverged_at[lane]),
     }
 
@@ -349,7 +489,7 @@ def scores(
 
     Args:
       trials: from `run_study`.
-      split: the split.
+      split: a split of `heldout`, or 'reported'.
       metric: its metric, where lower is better; 'error' is 1 − accuracy.
 
     Raises:
@@ -359,8 +499,9 @@ def scores(
         raise ValueError("there are no trials")
     found = []
     for trial in trials.values():
-        values = trial["heldout"][split]
-        last = values["accuracy" if metric == "error" else metric][-1]
+        values = trial["reported"] if split == "reported" else trial["heldout"][split]
+        value = values["accuracy" if metric == "error" else metric]
+        last = value if split == "reported" else value[-1]
         if trial["diverged_at"] is not None or last is None:
             found.append(math.inf)
         else:

@@ -60,6 +60,12 @@ def test_benchmark_of_a_training_step():
         assert row[net]["lstm_ms"] > row[net]["adam_ms"] > 0
 
 
+def test_benchmark_of_a_study():
+    (row,) = benchmark("--quick", "study")
+    assert row["largest_relative_difference_of_losses"] < 1e-4
+    assert row["speedup"] > 0 and set(row["steps_per_second_by_lanes"]) == {"1", "2", "4"}
+
+
 def test_benchmark_names_its_cases():
     run = [sys.executable, str(ROOT / "scripts" / "benchmark"), "speed"]
     done = subprocess.run(run, capture_output=True, text=True, check=False)

@@ -1,13 +1,14 @@
 """Search spaces: their points, identities and the mistakes they refuse."""
 
 import json
+import math
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from learned_opt.spaces import Range, SearchSpace, load_space
+from learned_opt.spaces import Range, SearchSpace, around_best, load_space
 from learned_opt.update_rules import hierarchy
 
 ADAM = {
@@ -88,6 +89,39 @@ def test_edges():
         "decay_steps/budget": 0.75,
     }
     assert space.on_edge(point) == {"eps": "low", "one_minus_b1": "high"}
+
+
+def test_the_space_around_the_best_trials():
+    data = {
+        "rule": "momentum",
+        "parameters": {
+            "learning_rate": {"low": 1e-4, "high": 1.0, "scale": "log"},
+            "one_minus_momentum": {"low": 1e-2, "high": 1.0, "scale": "log"},
+            "decay_steps/budget": {"low": 0.0, "high": 1.0, "scale": "linear"},
+        },
+        "fixed": {"decay_factor": 0.1},
+    }
+    space = SearchSpace.from_dict(data)
+    points = space.points(0, 40, seed=1)
+    # The loss is least at the upper edge of the learning rate, and where 1 − γ is 0.1.
+    scores = [
+        abs(math.log10(p["learning_rate"])) + abs(math.log10(p["one_minus_momentum"]) + 1)
+        for p in points
+    ]
+    scores[int(np.argmin(scores))] = math.nan
+    best = [points[n] for n in np.argsort(scores)[:8]]
+    found = around_best(space, points, scores)
+    rate, gamma, decay = found.parameters.values()
+    assert (
+        rate.high == pytest.approx(max(p["learning_rate"] for p in best) * 10**0.4, rel=0.06)
+        and rate.high > 1
+    )
+    assert rate.low == pytest.approx(min(p["learning_rate"] for p in best) / 10**0.4, rel=0.06)
+    assert gamma.high <= 1 and gamma.low < 0.1 < gamma.high
+    assert 0 <= decay.low < decay.high <= 1
+    assert found.fixed == space.fixed
+    with pytest.raises(ValueError, match="4 trials that did not diverge are too few"):
+        around_best(space, points[:6], [math.inf, 1.0, 2.0, math.nan, 3.0, 4.0])
 
 
 def test_identity():

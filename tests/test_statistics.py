@@ -104,6 +104,25 @@ def test_probability_better_equals_enumeration(k):
     assert probability_better(vb, va, rb, ra, k=k) == pytest.approx(1 - expected)
 
 
+def test_tuned_difference_against_drawing_trials_anew():
+    rng = np.random.default_rng(4)
+    va, vb = rng.normal(size=20), rng.normal(0.4, size=15)
+    ra, rb = va + rng.normal(scale=0.3, size=20), vb + rng.normal(scale=0.3, size=15)
+    drawn = []
+    for validation, reported in ((va, ra), (vb, rb)):
+        n = len(validation)
+        trials = rng.integers(0, n, (20_000, n))
+        best = np.argmin(validation[trials], axis=1)
+        drawn.append(reported[trials[np.arange(20_000), best]])
+    differences = drawn[0] - drawn[1]
+    found = statistics.tuned_difference(va, vb, ra, rb)
+    assert abs(found.mean - differences.mean()) < 4 * differences.std() / math.sqrt(20_000)
+    slack = 4 * math.sqrt(0.05 * 0.95 / 20_000)
+    for share, value in ((0.05, found.low), (0.95, found.high)):
+        assert np.mean(differences < value) - slack <= share
+        assert share <= np.mean(differences <= value) + slack
+
+
 def test_paired_difference_covers_the_truth():
     """A 90 % interval over paired seeds holds the true difference in about 90 % of experiments."""
     rng = np.random.default_rng(3)

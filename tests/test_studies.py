@@ -1,8 +1,10 @@
 """Studies against a Python loop over the same trials with optax, and what a kill leaves behind."""
 
+import dataclasses
 import json
 import math
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -23,7 +25,8 @@ STEPS = 24
 def task():
     rng = np.random.default_rng(0)
     images, labels = rng.normal(size=(90, 6)), rng.integers(0, 3, 90)
-    splits = {"train": (images[:60], labels[:60]), "valid": (images[60:], labels[60:])}
+    cuts = {"train": slice(60), "valid": slice(60, 80), "test": slice(80, 90)}
+    splits = {name: (images[cut], labels[cut]) for name, cut in cuts.items()}
     return ImageClassifier.from_arrays(splits, num_classes=3, hidden_sizes=(5,), batch_size=8)
 
 
@@ -165,6 +168,43 @@ def test_diverged_lanes_are_frozen_and_leave_the_others_alone(task):
     assert diverged
 
 
+@dataclasses.dataclass(frozen=True)
+class Stepwise:
+    """The same task, for the path that conv nets take on CPU."""
+
+    task: ImageClassifier
+    stepwise_on_cpu = True
+
+    def __getattr__(self, name):
+        return getattr(self.task, name)
+
+
+jax.tree_util.register_dataclass(Stepwise, ["task"], [])
+
+
+def test_step_by_step_gives_the_same(task):
+    rates = jnp.asarray([0.1, 1e30, 0.3, jnp.nan], jnp.float32)
+    settings = dict(num_steps=STEPS, segments=4, splits=("train", "valid"), report="test")
+    args = {"learning_rate": rates}, jax.random.key(1)
+    compiled = run_lanes(hand_designed.sgd(), args[0], task, args[1], **settings)
+    stepwise = run_lanes(hand_designed.sgd(), args[0], Stepwise(task), args[1], **settings)
+    chex.assert_trees_all_close(stepwise, compiled, rtol=1e-5, atol=1e-6)
+    assert (compiled.diverged_at >= 0).any()
+
+
+def test_lanes_are_sharded_over_devices(task):
+    mesh = jax.make_mesh((4,), ("lanes",), devices=jax.devices()[:4])
+    thetas = {"learning_rate": jnp.logspace(-2, 0, 8, dtype=jnp.float32)}
+    settings = dict(num_steps=STEPS, segments=2, report="test")
+    key = jax.random.key(1)
+    alone = run_lanes(hand_designed.sgd(), thetas, task, key, **settings)
+    sharded = run_lanes(hand_designed.sgd(), thetas, task, key, mesh=mesh, **settings)
+    chex.assert_trees_all_close(sharded, alone, rtol=1e-5, atol=1e-6)
+    with pytest.raises(ValueError, match="8 lanes cannot be shared by 3 devices"):
+        mesh = jax.make_mesh((3,), ("lanes",), devices=jax.devices()[:3])
+        run_lanes(hand_designed.sgd(), thetas, task, key, mesh=mesh, **settings)
+
+
 SPACE = SearchSpace.from_dict(
     {
         "rule": "momentum",
@@ -203,6 +243,7 @@ def test_a_study_keeps_what_it_did(whole, task):
             np.testing.assert_allclose(trial["losses"], thirds, rtol=1e-3, atol=1e-4)
             found = trial["heldout"]["valid"]["loss"][-1]
             np.testing.assert_allclose(found, valid["loss"], rtol=1e-3, atol=1e-4)
+            assert 0 <= trial["reported"]["accuracy"] <= 1
     assert np.isfinite(scores(whole)).any()
 
 

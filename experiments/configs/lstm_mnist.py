@@ -29,7 +29,7 @@ def get_config() -> ConfigDict:
                 "preprocess": "log_sign",
                 "output_scale": 0.1,
             },
-            "num_meta_steps": 9_800,
+            "num_meta_steps": 10_800,
             "num_tasks": 4,
             "unroll_length": 20,
             "curriculum": (
@@ -42,6 +42,10 @@ def get_config() -> ConfigDict:
                         "weight_power": 1.0,
                         "replay_fraction": 0.05,
                     },
+                ),
+                (
+                    9_800,
+                    {"learning_rate": 3e-4, "final_learning_rate": 3e-6, "weight_power": 4.0},
                 ),
             ),
             "horizon": 100,

@@ -1,8 +1,10 @@
-"""Six rules tuned over all of their hyperparameters on scikit-learn's digits, 50 trials each.
+"""Six rules on scikit-learn's digits, an MLP, from learning rates alone to everything tuned.
 
     python -m experiments.tune --config=experiments/configs/tune_digits.py --workdir=DIR
 
-Run time: about 2 minutes on 2 cores.
+The final spaces are those that `--config.levels="('initial',)" --config.num_trials=32` suggested.
+
+Run time: RUNTIME
 
 Expected: RULES
 """
@@ -24,8 +26,15 @@ def get_config() -> ConfigDict:
             },
             "rules": ("sgd", "momentum", "nesterov", "rmsprop", "adam", "nadam", "lstm_mnist"),
             "spaces": "experiments/spaces/mlp_digits",
+            "levels": (
+                "learning_rate",
+                "momentum",
+                "eps",
+                "final",
+            ),
             "num_trials": 50,
             "num_steps": 500,
+            "num_seeds": 1,
             "segments": 10,
             "lanes": 50,
             "metric": "error",

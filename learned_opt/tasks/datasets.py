@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 SPLITS = ("train", "valid", "test")
-TFDS_DATASETS = ("mnist", "fashion_mnist")
+TFDS_DATASETS = ("mnist", "fashion_mnist", "cifar10")
 DATASETS = ("digits", *TFDS_DATASETS)
 
 
@@ -58,11 +58,11 @@ def load_dataset(
     """Reads a data set into memory, and downloads it first where it is missing.
 
     The validation split is cut from the training data and the test split is the data set's own:
-    for MNIST and Fashion-MNIST, `valid` is the last 5,000 training images. Scikit-learn's digits
+    for those of TFDS, `valid` is the last 5,000 training images. Scikit-learn's digits
     have no test split; a fixed permutation divides them into 1,077 / 360 / 360.
 
     Args:
-      name: `"digits"`, `"mnist"` or `"fashion_mnist"`.
+      name: `"digits"`, `"mnist"`, `"fashion_mnist"` or `"cifar10"`.
       data_dir: the folder of TFDS data sets; by default the environment variable `TFDS_DATA_DIR`,
         else `~/tensorflow_datasets`. Digits ship with scikit-learn and need no folder.
       valid_size: the number of validation examples, where it is not to be the default.
@@ -89,7 +89,7 @@ def prepare_dataset(name: str, data_dir: str | os.PathLike[str] | None = None) -
     Reading the files takes no TensorFlow, but writing them does: the extra `prepare` brings it.
 
     Args:
-      name: `"mnist"` or `"fashion_mnist"`.
+      name: `"mnist"`, `"fashion_mnist"` or `"cifar10"`.
       data_dir: as for `load_dataset`.
 
     Returns:

@@ -2,17 +2,16 @@
 
 import dataclasses
 import math
-import operator
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 from learned_opt.tasks import datasets
+from learned_opt.tasks.checks import check_batch, check_splits, positive
 from learned_opt.types import Key, Metrics, Scalar
 
 _ACTIVATIONS = {
@@ -114,33 +113,27 @@ class ImageClassifier:
           >>> params["dense_0"]["kernel"].shape, params["dense_1"]["kernel"].shape
           ((16, 5), (5, 3))
         """
-        num_classes = _positive("num_classes", num_classes)
-        hidden_sizes = tuple(_positive("hidden_sizes", size) for size in hidden_sizes)
-        batch_size = _positive("batch_size", batch_size)
+        num_classes = positive("num_classes", num_classes)
+        hidden_sizes = tuple(positive("hidden_sizes", size) for size in hidden_sizes)
         if activation not in _ACTIVATIONS:
             known = ", ".join(_ACTIVATIONS)
             raise ValueError(f"unknown activation {activation!r}; known: {known}")
         if init_scale is not None and not (init_scale >= 0 and math.isfinite(init_scale)):
             raise ValueError(f"init_scale must be finite and not negative, got {init_scale}")
-        arrays = _check_splits(splits, num_classes)
-        train_images, _ = arrays["train"]
-        if batch_size > len(train_images):
-            raise ValueError(
-                f"batch_size {batch_size} is larger than the {len(train_images)} training examples"
-            )
-        if max_pixel is None:
-            max_pixel = 255.0 if train_images.dtype == np.uint8 else 1.0
-        if not (max_pixel > 0 and math.isfinite(max_pixel)):
-            raise ValueError(f"max_pixel must be finite and positive, got {max_pixel}")
+        arrays = check_splits(splits, num_classes)
+        batch_size, max_pixel = check_batch(arrays, batch_size, max_pixel)
         return cls(
-            images={split: jnp.asarray(images) for split, (images, _) in arrays.items()},
+            images={
+                split: jnp.asarray(images.reshape(len(images), -1))
+                for split, (images, _) in arrays.items()
+            },
             labels={split: jnp.asarray(labels) for split, (_, labels) in arrays.items()},
             num_classes=num_classes,
             hidden_sizes=hidden_sizes,
             activation=activation,
             batch_size=batch_size,
             init_scale=None if init_scale is None else float(init_scale),
-            max_pixel=float(max_pixel),
+            max_pixel=max_pixel,
         )
 
     def sample(self, key: Key) -> tuple[()]:
@@ -257,52 +250,3 @@ def image_classifier(
         init_scale=init_scale,
         max_pixel=data.max_pixel,
     )
-
-
-def _positive(name: str, value: Any) -> int:
-    try:
-        number = operator.index(value)
-    except TypeError:
-        raise ValueError(f"{name} must be a positive integer, got {value!r}") from None
-    if number < 1:
-        raise ValueError(f"{name} must be positive, got {number}")
-    return number
-
-
-def _check_splits(
-    splits: Mapping[str, tuple[Any, Any]], num_classes: int
-) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Returns images `[n, pixels]` and int32 labels `[n]` of each split, or raises a ValueError."""
-    if "train" not in splits:
-        raise ValueError("splits must have an entry 'train'")
-    arrays = {}
-    for split, (images, labels) in splits.items():
-        datasets.check_split(split)
-        arrays[split] = _check_examples(split, np.asarray(images), np.asarray(labels), num_classes)
-    kinds = {(np.shape(images)[1:], np.asarray(images).dtype) for images, _ in splits.values()}
-    if len(kinds) > 1:
-        raise ValueError("the images of all splits must have one shape and one dtype")
-    return arrays
-
-
-def _check_examples(
-    split: str, images: np.ndarray, labels: np.ndarray, num_classes: int
-) -> tuple[np.ndarray, np.ndarray]:
-    if images.ndim < 2 or images.size == 0:
-        raise ValueError(f"{split}: images must be [n, …] and not empty, got {images.shape}")
-    if labels.shape != images.shape[:1]:
-        raise ValueError(
-            f"{split}: images [n, …] need labels [n], got {images.shape} and {labels.shape}"
-        )
-    if images.dtype != np.uint8 and not jnp.issubdtype(images.dtype, jnp.floating):
-        raise ValueError(f"{split}: images must be uint8 or floating point, got {images.dtype}")
-    if not np.issubdtype(labels.dtype, np.integer):
-        raise ValueError(f"{split}: labels must be integers, got {labels.dtype}")
-    if images.dtype != np.uint8 and not np.isfinite(images).all():
-        raise ValueError(f"{split}: images hold NaN or infinite values")
-    if labels.min() < 0 or labels.max() >= num_classes:
-        raise ValueError(
-            f"{split}: labels must be from 0 to {num_classes - 1}, "
-            f"got {labels.min()} to {labels.max()}"
-        )
-    return images.reshape(len(images), -1), labels.astype(np.int32)

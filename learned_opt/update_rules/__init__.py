@@ -1,5 +1,6 @@
 """How parameters move: hand-designed rules (θ = hyperparameters) and learned ones (θ = weights)."""
 
+from learned_opt.networks import functional
 from learned_opt.update_rules import hierarchy
 from learned_opt.update_rules.hand_designed import (
     adadelta,
@@ -14,7 +15,6 @@ from learned_opt.update_rules.hand_designed import (
     sgd,
 )
 from learned_opt.update_rules.lstm import LSTMState, lstm
-from learned_opt.update_rules.networks import functional
 
 __all__ = [
     "LSTMState",

@@ -1,5 +1,6 @@
 """The tune program as its users start it."""
 
+import importlib
 import json
 import os
 import signal
@@ -13,8 +14,6 @@ import pytest
 from ml_collections import ConfigDict
 
 from experiments import tune
-from experiments.configs import tune_digits, tune_fashion_mnist
-from learned_opt.spaces import load_space
 
 ROOT = Path(__file__).parents[2]
 
@@ -30,6 +29,7 @@ def make_config(**settings):
         },
         "rules": ("sgd", "adam"),
         "spaces": str(ROOT / "experiments/spaces/mlp_digits"),
+        "levels": ("initial",),
         "num_trials": 6,
         "num_steps": 20,
         "segments": 2,
@@ -40,7 +40,7 @@ def make_config(**settings):
 
 
 def results(workdir):
-    return json.loads((workdir / "results.json").read_text())["rules"]
+    return json.loads((workdir / "results.json").read_text())["levels"]["initial"]
 
 
 def test_tune(tmp_path, capsys):
@@ -48,14 +48,18 @@ def test_tune(tmp_path, capsys):
     found = results(tmp_path)
     assert list(found) == ["sgd", "adam", "lstm_mnist"]
     for name, result in found.items():
-        lines = (tmp_path / "studies" / name / "trials_0.jsonl").read_text().splitlines()
+        level = "learned" if name == "lstm_mnist" else "initial"
+        folder = tmp_path / "studies" / level / name
+        lines = (folder / "trials_0.jsonl").read_text().splitlines()
         trials = [json.loads(line) for line in lines]
         assert [t["index"] for t in trials] == list(range(6))
         scores = [1 - t["heldout"]["valid"]["accuracy"][-1] for t in trials]
         assert result["best"]["index"] == int(np.argmin(scores))
-        assert result["best_of_k"]["mean"][-1] == pytest.approx(min(scores))
-        assert result["best_of_k"]["mean"][0] == pytest.approx(np.mean(scores))
+        test = [1 - t["reported"]["accuracy"] for t in trials]
+        assert result["best_of_k"]["mean"][-1] == pytest.approx(test[int(np.argmin(scores))])
+        assert result["best_of_k"]["mean"][0] == pytest.approx(np.mean(test))
         assert len(result["winner"]["test_error"]) == 3
+        assert np.shape(result["winner"]["losses"]) == (3, 2)
     assert (tmp_path / "best_of_k.png").stat().st_size > 0
     shown = capsys.readouterr().out
     assert "test error, %" in shown and "lstm_mnist" in shown
@@ -63,9 +67,9 @@ def test_tune(tmp_path, capsys):
 
 def test_extending_keeps_the_trials(tmp_path):
     tune.main(make_config(num_trials=3, rules=("sgd",)), tmp_path, None)
-    before = (tmp_path / "studies/sgd/trials_0.jsonl").read_bytes()
+    before = (tmp_path / "studies/initial/sgd/trials_0.jsonl").read_bytes()
     tune.main(make_config(num_trials=6, rules=("sgd",)), tmp_path, None)
-    after = (tmp_path / "studies/sgd/trials_0.jsonl").read_bytes()
+    after = (tmp_path / "studies/initial/sgd/trials_0.jsonl").read_bytes()
     assert after.startswith(before) and len(after.splitlines()) == 6
 
 
@@ -85,6 +89,7 @@ def test_killed_five_times_it_ends_with_the_same_table(tmp_path):
         "num_steps": 300,
         "segments": 10,
         "rules": "('momentum','adam')",
+        "levels": "('initial',)",
         "winner_seeds": 2,
         "lanes": 3,
         "task.hidden_sizes": "(4,)",
@@ -100,7 +105,7 @@ def test_killed_five_times_it_ends_with_the_same_table(tmp_path):
     subprocess.run(command(tmp_path / "whole"), cwd=ROOT, env=environment, check=True)
 
     def lines():
-        files = (tmp_path / "killed" / "studies").glob("*/trials_0.jsonl")
+        files = (tmp_path / "killed" / "studies").glob("*/*/trials_0.jsonl")
         return sum(file.read_bytes().count(b"\n") for file in files)
 
     kills = 0
@@ -122,8 +127,13 @@ def test_killed_five_times_it_ends_with_the_same_table(tmp_path):
     ("settings", "message"),
     [
         ({"rules": ("adamm",)}, "unknown rule 'adamm'; known: sgd"),
-        ({"rules": ()}, "rules must name rules"),
+        ({"rules": ()}, "rules must be names"),
         ({"rules": ("sgd", "sgd")}, "each once"),
+        ({"levels": ("initial", "initial")}, "levels must be names, each once"),
+        ({"num_seeds": 0}, "num_seeds must be a whole number"),
+        ({"lanes": 0, "num_devices": 2}, "set lanes, a multiple of num_devices"),
+        ({"task": {"name": "quadratic"}}, "digits has no accuracy: set metric to 'loss'"),
+        ({"task": {"name": "character_model"}}, "needs text_file: --text_file"),
         ({"workload": ""}, "workload must name the task"),
         ({"segments": 3}, r"segments \(3\) must divide num_steps \(20\)"),
         ({"metric": "accuracy"}, "metric must be 'error' or 'loss'"),
@@ -141,9 +151,10 @@ def test_bad_configs_are_refused(tmp_path, settings, message):
 
 
 def test_a_missing_or_wrong_space_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match="there is no search space .*sgd.json"):
+    with pytest.raises(FileNotFoundError, match="there is no search space .*initial/sgd.json"):
         tune.main(make_config(spaces=str(tmp_path)), tmp_path / "run", None)
-    (tmp_path / "sgd.json").write_text(
+    (tmp_path / "initial").mkdir()
+    (tmp_path / "initial/sgd.json").write_text(
         json.dumps({"rule": "sgd", "parameters": {"momentum": {"low": 0.1, "high": 1}}})
     )
     with pytest.raises(ValueError, match=r"sgd.json: .*unknown \['momentum'\]"):
@@ -151,18 +162,56 @@ def test_a_missing_or_wrong_space_is_named(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("module", [tune_digits, tune_fashion_mnist])
-def test_the_committed_configs_are_accepted(module):
+@pytest.mark.parametrize("path", sorted((ROOT / "experiments/configs").glob("tune_*.py")))
+def test_the_committed_configs_are_accepted(path):
+    module = importlib.import_module(f"experiments.configs.{path.stem}")
     config = tune._checked(module.get_config())
-    for name in config.rules:
-        tune._find(name, ROOT / config.spaces)
-    for words in ("python -m experiments.tune", "Run time: about", "Expected"):
+    config.spaces = str(ROOT / config.spaces)
+    assert [len(found) for found in tune._find_studies(config).values()]
+    for words in ("python -m experiments.tune", f"configs/{path.name}", "Run time: about"):
         assert words in module.__doc__
+    for words in ("RULES", "RUNTIME"):
+        assert words not in module.__doc__
 
 
 def test_every_committed_space_is_one_of_its_rule():
-    paths = sorted((ROOT / "experiments/spaces").glob("*/*.json"))
+    paths = sorted((ROOT / "experiments/spaces").glob("*/*/*.json"))
     assert paths
     for path in paths:
-        assert load_space(path).rule == path.stem
-        tune._find(path.stem, path.parent)
+        tune._with_space(path.stem, path.parent.name, path)
+
+
+def test_all_trials_diverged_is_said_and_nothing_is_lost(tmp_path):
+    spaces = tmp_path / "spaces"
+    (spaces / "initial").mkdir(parents=True)
+    rates = {"learning_rate": {"low": 1e37, "high": 1e38, "scale": "log"}}
+    fixed = {"decay_steps": 1, "decay_factor": 1}
+    space = {"rule": "sgd", "parameters": rates, "fixed": fixed}
+    (spaces / "initial/sgd.json").write_text(json.dumps(space))
+    task = {"name": "quadratic", "num_dims": 3}
+    config = make_config(spaces=str(spaces), rules=("sgd",), task=task, metric="loss")
+    with pytest.raises(FloatingPointError, match="initial/sgd: all 6 trials diverged; lower the"):
+        tune.main(config, tmp_path / "run", None)
+    kept = (tmp_path / "run/studies/initial/sgd/trials_0.jsonl").read_text().splitlines()
+    assert len(kept) == 6 and all(json.loads(line)["diverged_at"] is not None for line in kept)
+
+
+def test_a_truncated_file_is_mended(tmp_path):
+    config = make_config(rules=("sgd",))
+    tune.main(config, tmp_path, None)
+    whole = (tmp_path / "results.json").read_bytes()
+    file = tmp_path / "studies/initial/sgd/trials_0.jsonl"
+    file.write_bytes(file.read_bytes()[:-100])
+    tune.main(config, tmp_path, None)
+    assert (tmp_path / "results.json").read_bytes() == whole
+
+
+def test_another_space_in_the_folder_is_refused(tmp_path):
+    tune.main(make_config(rules=("sgd",)), tmp_path, None)
+    spaces = tmp_path / "spaces/initial"
+    spaces.mkdir(parents=True)
+    moved = json.loads((ROOT / "experiments/spaces/mlp_digits/initial/sgd.json").read_text())
+    moved["parameters"]["learning_rate"]["high"] = 20.0
+    (spaces / "sgd.json").write_text(json.dumps(moved))
+    with pytest.raises(ValueError, match="spaces is .* there and .* here; choose another"):
+        tune.main(make_config(rules=("sgd",), spaces=str(spaces.parent)), tmp_path, None)

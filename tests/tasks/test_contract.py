@@ -8,7 +8,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from learned_opt.tasks import ImageClassifier, Quadratic, Surface, image_classifier
+from learned_opt.tasks import (
+    CharacterModel,
+    ConvClassifier,
+    ImageClassifier,
+    Quadratic,
+    Surface,
+    conv_classifier,
+    image_classifier,
+)
 from learned_opt.types import Task
 
 
@@ -23,15 +31,36 @@ def _from_arrays():
     )
 
 
+def _conv_net(network):
+    rng = np.random.default_rng(0)
+    splits = {
+        split: (rng.integers(0, 256, (n, 8, 8, 3), np.uint8), rng.integers(0, 3, n))
+        for split, n in {"train": 12, "valid": 5, "test": 4}.items()
+    }
+    return ConvClassifier.from_arrays(splits, num_classes=3, network=network, batch_size=4)
+
+
+def _characters(network, hidden_size):
+    text = "".join(np.random.default_rng(0).choice(list("abcdef "), 300))
+    return CharacterModel.from_text(
+        text, network=network, hidden_size=hidden_size, length=6, batch_size=4
+    )
+
+
 TASKS = {
     "quadratic_uniform": Quadratic,
     "quadratic_gaussian": lambda: Quadratic(num_dims=3, family="gaussian"),
     "image_classifier_digits": image_classifier,
     "image_classifier_arrays": _from_arrays,
     "surface": Surface,
+    "conv_classifier_digits": conv_classifier,
+    "all_cnn_c": lambda: _conv_net("all_cnn_c"),
+    "resnet_20": lambda: _conv_net("resnet_20"),
+    "character_lstm": lambda: _characters("lstm", 5),
+    "character_transformer": lambda: _characters("transformer", 32),
 }
 FIXED_START = {"surface"}
-MINIBATCH = {"image_classifier_digits", "image_classifier_arrays"}
+WHOLE = {"quadratic_uniform", "quadratic_gaussian", "surface"}  # no minibatches
 
 
 @pytest.fixture(scope="module", params=TASKS)
@@ -87,7 +116,7 @@ def test_the_key_decides_everything(name_and_task):
     params, instance, key = first
     losses = [_loss_and_grads(task, params, instance, k)[0] for k in (key, key, other[2])]
     assert losses[0] == losses[1]
-    assert (losses[0] != losses[2]) == (name in MINIBATCH)
+    assert (losses[0] != losses[2]) == (name not in WHOLE)
 
 
 def test_gradients_are_finite_and_shaped_like_the_parameters(task):

@@ -1,0 +1,38 @@
+"""Six rules on a small character transformer.
+
+    python -m experiments.tune --config=experiments/configs/tune_char_transformer.py --workdir=DIR
+
+The text is any file in UTF-8: add --text_file=FILE. Its first 80 % train, the next 10 % validate.
+The final spaces are those that `--config.levels="('initial',)" --config.num_trials=32` suggested.
+
+Run time: RUNTIME
+
+Expected: RULES
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+    return ConfigDict(
+        {
+            "seed": 0,
+            "workload": "char_transformer",
+            "task": {
+                "name": "character_model",
+                "network": "transformer",
+                "hidden_size": 64,
+                "num_layers": 2,
+            },
+            "rules": ("sgd", "momentum", "nesterov", "rmsprop", "adam", "nadam", "lstm_mnist"),
+            "spaces": "experiments/spaces/char_transformer",
+            "levels": ("final",),
+            "num_trials": 50,
+            "num_steps": 200,
+            "num_seeds": 1,
+            "segments": 10,
+            "lanes": 10,
+            "metric": "loss",
+            "winner_seeds": 10,
+        }
+    )

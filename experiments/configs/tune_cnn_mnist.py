@@ -1,0 +1,38 @@
+"""Six rules on MNIST, a small convolutional network.
+
+    python -m experiments.tune --config=experiments/configs/tune_cnn_mnist.py --workdir=DIR
+
+Data are read from TFDS_DATA_DIR or --data_dir.
+The final spaces are those that `--config.levels="('initial',)" --config.num_trials=32` suggested.
+
+Run time: RUNTIME
+
+Expected: RULES
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+    return ConfigDict(
+        {
+            "seed": 0,
+            "workload": "cnn_mnist",
+            "task": {
+                "name": "conv_classifier",
+                "dataset": "mnist",
+                "network": "small_cnn",
+                "batch_size": 64,
+            },
+            "rules": ("sgd", "momentum", "nesterov", "rmsprop", "adam", "nadam", "lstm_mnist"),
+            "spaces": "experiments/spaces/cnn_mnist",
+            "levels": ("final",),
+            "num_trials": 50,
+            "num_steps": 300,
+            "num_seeds": 1,
+            "segments": 10,
+            "lanes": 10,
+            "metric": "error",
+            "winner_seeds": 10,
+        }
+    )

@@ -1,0 +1,44 @@
+"""Six rules on MNIST, the LSTM paper's network, from learning rates alone to everything tuned.
+
+    python -m experiments.tune --config=experiments/configs/tune_mnist.py --workdir=DIR
+
+Data are read from TFDS_DATA_DIR or --data_dir.
+The final spaces are those that `--config.levels="('initial',)" --config.num_trials=32` suggested.
+
+Run time: RUNTIME
+
+Expected: RULES
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+    return ConfigDict(
+        {
+            "seed": 0,
+            "workload": "mlp_mnist",
+            "task": {
+                "name": "image_classifier",
+                "dataset": "mnist",
+                "hidden_sizes": (20,),
+                "activation": "sigmoid",
+                "batch_size": 128,
+            },
+            "rules": ("sgd", "momentum", "nesterov", "rmsprop", "adam", "nadam", "lstm_mnist"),
+            "spaces": "experiments/spaces/mlp_mnist",
+            "levels": (
+                "learning_rate",
+                "momentum",
+                "eps",
+                "final",
+            ),
+            "num_trials": 50,
+            "num_steps": 200,
+            "num_seeds": 1,
+            "segments": 10,
+            "lanes": 50,
+            "metric": "error",
+            "winner_seeds": 10,
+        }
+    )

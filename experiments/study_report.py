@@ -1,0 +1,576 @@
+"""One page that says which optimizer is better: a report of tuning studies.
+
+    python -m experiments.study_report --workdirs=DIR,DIR,… --output=DIR
+
+The work directories are those of `experiments.tune`, one a workload. The page shows, for each
+workload, the test score of the best of K against K, the winners' curves, where the trials lie in
+their spaces, and the probability that one rule beats another; and over all of them the inclusion
+arrows with "is the more general rule never worse?" answered by intervals, the rankings as the
+search space grows, steps and time to a target, and performance profiles.
+
+Writes report.html (self-contained), its figures as PNG, summary.json and trials.jsonl (every trial)
+into the output directory.
+"""
+
+import base64
+import html
+import json
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from absl import app, flags
+
+from experiments.workdir import write_json
+from learned_opt import statistics, study_plots
+from learned_opt.spaces import SearchSpace
+from learned_opt.studies import read_trials, scores
+from learned_opt.study_plots import Interval
+
+_WORKDIRS = flags.DEFINE_list("workdirs", None, "work directories of experiments.tune")
+_OUTPUT = flags.DEFINE_string("output", None, "where the report goes")
+
+# M ⊆ N: with enough tuning N should never be worse than M.
+ARROWS = (
+    ("sgd", "momentum"),
+    ("sgd", "nesterov"),
+    ("momentum", "rmsprop"),
+    ("momentum", "adam"),
+    ("nesterov", "nadam"),
+)
+_K_OF_DUELS = 10  # trials that each rule gets where two of them are compared
+
+
+def make_report(workdirs: Sequence[str], output: Path) -> dict[str, Any]:
+    """Writes the report.
+
+    Args:
+      workdirs: the work directories of finished studies, one a workload.
+      output: the folder to write into.
+
+    Returns:
+      What `summary.json` holds.
+
+    Raises:
+      FileNotFoundError: a work directory without results.
+      ValueError: results that are damaged, or two work directories of one workload.
+    """
+    studies = [_read(Path(workdir)) for workdir in workdirs]
+    names = [study["workload"] for study in studies]
+    if len(set(names)) < len(names):
+        raise ValueError(f"each workload may be there once, got {', '.join(names)}")
+    if not studies:
+        raise ValueError("name at least one work directory: --workdirs=DIR,DIR,…")
+    output.mkdir(parents=True, exist_ok=True)
+    arrows = {study["workload"]: _arrows(study) for study in studies}
+    reversals = {study["workload"]: _reversals(study) for study in studies if _grows(study)}
+    targets = {study["workload"]: _targets(study) for study in studies}
+    summary = {
+        "workloads": {study["workload"]: _winners_summary(study) for study in studies},
+        "arrows": arrows,
+        "reversals": reversals,
+        "targets": targets,
+    }
+    sections = [_overview(studies), _arrow_section(studies, arrows, output)]
+    if reversals:
+        sections.append(_ranking_section(studies, reversals, output))
+    sections.append(_target_section(studies, targets, output))
+    sections += [_workload_section(study, output) for study in studies]
+    (output / "report.html").write_text(_page(sections), encoding="utf-8")
+    write_json(output / "summary.json", summary)
+    with (output / "trials.jsonl").open("w") as file:
+        for study in studies:
+            for level, rule, trials in _all_trials(study):
+                head = {"workload": study["workload"], "level": level, "rule": rule}
+                for trial in trials.values():
+                    file.write(json.dumps(head | trial) + "\n")
+    return summary
+
+
+def _read(workdir: Path) -> dict[str, Any]:
+    file = workdir / "results.json"
+    if not file.exists():
+        raise FileNotFoundError(f"{workdir} has no results.json; run experiments.tune there first")
+    try:
+        study = json.loads(file.read_text())
+        levels = study["levels"]
+    except (ValueError, KeyError, TypeError):
+        raise ValueError(
+            f"{file} is damaged; start experiments.tune there again, its trials are kept"
+        ) from None
+    if not levels:
+        raise ValueError(f"no study in {workdir} is finished; start experiments.tune there again")
+    return study | {"workdir": workdir, "versions": _versions(workdir)}
+
+
+def _versions(workdir: Path) -> dict[str, str]:
+    file = workdir / "versions.json"
+    return json.loads(file.read_text()) if file.exists() else {}
+
+
+def _final(study: Mapping[str, Any]) -> dict[str, Any]:
+    """The largest space's results, by rule."""
+    return study["levels"][list(study["levels"])[-1]]
+
+
+def _grows(study: Mapping[str, Any]) -> bool:
+    return len(study["levels"]) > 1
+
+
+def _all_trials(study: Mapping[str, Any]) -> Iterable[tuple[str, str, dict[int, Any]]]:
+    seen = set()
+    for rules in study["levels"].values():
+        for rule, result in rules.items():
+            place = (result["level"], rule)
+            if place not in seen:
+                seen.add(place)
+                yield *place, _trials(study, rule, result)
+
+
+def _trials(study: Mapping[str, Any], rule: str, result: Mapping[str, Any]) -> dict[int, Any]:
+    found = read_trials(study["workdir"] / "studies" / result["level"] / rule)
+    return {i: trial for i, trial in found.items() if i < result["num_trials"]}
+
+
+def _values(result: Mapping[str, Any], name: str) -> np.ndarray:
+    """Numbers as they are in JSON, infinity where a run diverged."""
+    values = np.array(result[name], float)
+    return np.where(np.isfinite(values), values, np.inf)
+
+
+def _winner(study: Mapping[str, Any], result: Mapping[str, Any]) -> np.ndarray:
+    """The winner's test scores over fresh seeds."""
+    return _values(result["winner"], f"test_{study['metric']}")
+
+
+def _hand_designed(study: Mapping[str, Any]) -> dict[str, Any]:
+    """The final results of rules that were tuned."""
+    return {name: r for name, r in _final(study).items() if r["space"]["parameters"]}
+
+
+def _winners_summary(study: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        name: {
+            "mean": float(_winner(study, r).mean()),
+            "standard_error": float(_winner(study, r).std(ddof=1) / len(_winner(study, r)) ** 0.5),
+            "num_trials": r["num_trials"],
+            "divergence_rate": r["divergence_rate"],
+        }
+        for name, r in _final(study).items()
+    }
+
+
+def _arrows(study: Mapping[str, Any]) -> dict[str, Any]:
+    """General − special: over fresh seeds of the winners, and over the trials."""
+    final, found = _final(study), {}
+    for special, general in ARROWS:
+        if special not in final or general not in final:
+            continue
+        m, n = final[special], final[general]
+        seeds = statistics.paired_difference(_winner(study, n), _winner(study, m))
+        tuning = statistics.tuned_difference(
+            *(_values(r, "scores") for r in (n, m)), *(_values(r, "test_scores") for r in (n, m))
+        )
+        lows = (seeds.low, tuning.low)
+        answer = "worse" if min(lows) > 0 else "never worse" if max(lows) <= 0 else "unclear"
+        found[f"{special} ⊆ {general}"] = {
+            "seeds": [seeds.mean, seeds.low, seeds.high],
+            "tuning": list(tuning),
+            "answer": answer,
+        }
+    return found
+
+
+def _reversals(study: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Pairs of rules of which one is better in one space and the other in another, by intervals."""
+    better: dict[tuple[str, str], list[str]] = {}
+    for level, results in study["levels"].items():
+        tuned = {name: r for name, r in results.items() if r["space"]["parameters"]}
+        for a in tuned:
+            for b in tuned:
+                if a != b:
+                    difference = statistics.paired_difference(
+                        _winner(study, tuned[a]), _winner(study, tuned[b])
+                    )
+                    if difference.high < 0:
+                        better.setdefault((a, b), []).append(level)
+    return [
+        {"first": a, "better_in": better[a, b], "second": b, "then_better_in": better[b, a]}
+        for a, b in better
+        if (b, a) in better and a < b
+    ]
+
+
+def _targets(study: Mapping[str, Any]) -> dict[str, Any]:
+    """Steps and seconds to the validation score at which the weakest tuned winner ends."""
+    target = max(
+        float(np.mean(_values(r["winner"], "valid")[:, -1])) for r in _hand_designed(study).values()
+    )
+    per_segment = study["num_steps"] // len(_curve(next(iter(_final(study).values())), "valid"))
+    found = {}
+    for name, result in _final(study).items():
+        segments = float(statistics.steps_to_target(_curve(result, "valid"), target)) + 1
+        seconds = _seconds_per_run(study, name, result) / study["num_steps"]
+        steps = segments * per_segment
+        found[name] = {
+            "steps": steps if np.isfinite(steps) else None,
+            "seconds": steps * seconds if np.isfinite(steps) else None,
+            "ms_per_step": 1000 * seconds,
+        }
+    return {"target": target, "rules": found}
+
+
+def _curve(result: Mapping[str, Any], name: str) -> np.ndarray:
+    return _values(result["winner"], name).mean(axis=0)
+
+
+def _seconds_per_run(study: Mapping[str, Any], name: str, result: Mapping[str, Any]) -> float:
+    file = study["workdir"] / "winners" / result["level"] / f"{name}.json"
+    return float(json.loads(file.read_text())["seconds_per_run"])
+
+
+def _overview(studies: Sequence[Mapping[str, Any]]) -> str:
+    rules = list(dict.fromkeys(name for study in studies for name in _final(study)))
+    head = ["rule", *(study["workload"] for study in studies)]
+    rows = []
+    for rule in rules:
+        row = [rule]
+        for study in studies:
+            final = _final(study)
+            if rule not in final:
+                row.append("–")
+                continue
+            values = _winner(study, final[rule])
+            best = min(_winner(study, r).mean() for r in final.values())
+            text = _plus_minus(study, values)
+            row.append(f"<b>{text}</b>" if values.mean() == best else text)
+        rows.append(row)
+    counts = ", ".join(
+        f"{study['workload']}: {study['num_trials']} trials a rule of {study['num_steps']} updates"
+        for study in studies
+    )
+    return (
+        "<h2>Winners on the test split</h2>"
+        f"<p>{counts}. Every hyperparameter is tuned on the validation split; the best trial is "
+        "run again from fresh seeds and evaluated on the test split (mean ± standard error; errors "
+        "in %, losses as they are; the best in bold). A learned rule has nothing to tune and is "
+        "run as it is.</p>" + _table(head, rows)
+    )
+
+
+def _arrow_section(
+    studies: Sequence[Mapping[str, Any]], arrows: Mapping[str, Mapping[str, Any]], output: Path
+) -> str:
+    panels = {
+        study["workload"]: {
+            arrow: [_scaled(study, found["seeds"]), _scaled(study, found["tuning"])]
+            for arrow, found in arrows[study["workload"]].items()
+        }
+        for study in studies
+        if arrows[study["workload"]]
+    }
+    if not panels:
+        return ""
+    path = output / "arrows.png"
+    names = ("winners, over fresh seeds", "best trials, over trials drawn anew")
+    study_plots.intervals(
+        panels, path, names=names, xlabel="general − special (left: the general rule is better)"
+    )
+    rows = [
+        [
+            workload,
+            arrow,
+            *(
+                "{:+.3g} ({:+.3g} … {:+.3g})".format(*_scaled(study, found[kind]))
+                for kind in ("seeds", "tuning")
+            ),
+            found["answer"],
+        ]
+        for study in studies
+        for workload in [study["workload"]]
+        for arrow, found in arrows[workload].items()
+    ]
+    head = ["workload", "M ⊆ N", *(f"N − M, {name}" for name in names), "N is"]
+    return (
+        "<h2>Is a more general rule, fully tuned, never worse?</h2>"
+        "<p>Differences of test scores (percentage points of error, or loss) with 5–95 % "
+        "intervals: over the fresh seeds of the two winners, which share their starts and "
+        "minibatches, and over the best trial of as many trials drawn anew with replacement. "
+        "<i>Worse</i>: both intervals lie above zero; <i>unclear</i>: one of them does; "
+        "<i>never worse</i>: none.</p>" + _image(path) + _table(head, rows)
+    )
+
+
+def _ranking_section(
+    studies: Sequence[Mapping[str, Any]], reversals: Mapping[str, list], output: Path
+) -> str:
+    parts = []
+    for study in studies:
+        workload = study["workload"]
+        if workload not in reversals:
+            continue
+        path = output / f"{workload}_rankings.png"
+        levels = list(study["levels"])
+        rules = [r for r in study["levels"][levels[0]]]
+        panel = {
+            rule: [_seed_interval(study, study["levels"][level][rule]) for level in levels]
+            for rule in rules
+        }
+        study_plots.rankings(
+            {f"{workload}: test {study['metric']}": panel},
+            path,
+            levels=levels,
+            ylabel=_unit(study),
+        )
+        orders = [
+            [level, " &lt; ".join(sorted(rules, key=lambda r: _mean(study, level, r)))]
+            for level in levels
+        ]
+        found = [
+            f"{r['first']} beats {r['second']} in {', '.join(r['better_in'])}, and is beaten by it "
+            f"in {', '.join(r['then_better_in'])}"
+            for r in reversals[workload]
+        ]
+        verdict = (
+            "Reversals, where the 5–95 % intervals over seeds lie on opposite sides of zero: "
+            + "; ".join(found)
+            if found
+            else "No pair of rules changes places beyond its intervals."
+        )
+        parts.append(
+            f"<h3>{html.escape(workload)}</h3>"
+            + _image(path)
+            + _table(["space", "winners, best first"], orders)
+            + f"<p>{verdict}.</p>"
+        )
+    return (
+        "<h2>Do rankings change as the search space grows?</h2><p>Spaces from the learning rate "
+        "alone to everything: + momentum (β₁), + ε and β₂ (ρ), + the decay of the learning rate. "
+        "What is not searched has its customary default. Bars: 5–95 % of the mean over fresh "
+        "seeds.</p>" + "".join(parts)
+    )
+
+
+def _mean(study: Mapping[str, Any], level: str, rule: str) -> float:
+    return float(_winner(study, study["levels"][level][rule]).mean())
+
+
+def _target_section(
+    studies: Sequence[Mapping[str, Any]], targets: Mapping[str, Any], output: Path
+) -> str:
+    rows = []
+    for study in studies:
+        found = targets[study["workload"]]
+        for rule, cost in found["rules"].items():
+            reached = cost["steps"] is not None
+            rows.append(
+                [
+                    study["workload"],
+                    f"{_scaled(study, [found['target']] * 3)[0]:.4g}",
+                    rule,
+                    f"{cost['steps']:.0f}" if reached else "not reached",
+                    f"{cost['seconds']:.2f}" if reached else "–",
+                    f"{cost['ms_per_step']:.3g}",
+                ]
+            )
+    head = ["workload", "target", "rule", "updates", "seconds", "ms an update"]
+    text = (
+        "<h2>Steps and time to a target</h2><p>The target is the validation score at which the "
+        "weakest tuned winner ends; updates are counted in the segments in which it is measured. "
+        "Times are of one run alone, evaluations included.</p>" + _table(head, rows)
+    )
+    common = set.intersection(*(set(t["rules"]) for t in targets.values()))
+    rules = [rule for rule in _final(studies[0]) if rule in common]
+    if len(studies) < 3 or not rules:
+        return text
+    costs = [
+        [targets[study["workload"]]["rules"][rule]["steps"] or np.inf for rule in rules]
+        for study in studies
+    ]
+    taus = np.geomspace(1, 16, 200)
+    path = output / "profiles.png"
+    study_plots.profiles(
+        taus,
+        dict(zip(rules, statistics.performance_profile(costs, taus), strict=True)),
+        path,
+        xlabel="updates to the target, as a multiple of the best rule's",
+    )
+    return (
+        text + f"<p>Performance profiles over the {len(studies)} workloads: at a factor τ, the "
+        "share of workloads on which a rule needs at most τ times the updates of the best "
+        "one.</p>" + _image(path, small=True)
+    )
+
+
+def _workload_section(study: Mapping[str, Any], output: Path) -> str:
+    workload, final = study["workload"], _final(study)
+    scale = 100 if study["metric"] == "error" else 1
+    path = output / f"{workload}_best_of_k.png"
+    study_plots.best_of_k(
+        {
+            f"{workload}: test {study['metric']} of the best of K": {
+                name: [
+                    np.asarray(r["best_of_k"]["ks"]),
+                    *(scale * _values(r["best_of_k"], part) for part in ("mean", "low", "high")),
+                ]
+                for name, r in _hand_designed(study).items()
+            }
+            | _learned_lines(study, scale)
+        },
+        path,
+        ylabel=_unit(study),
+    )
+    parts = [f"<h2>{html.escape(workload)}</h2>", _image(path, small=True)]
+    curves = output / f"{workload}_winners.png"
+    updates = study["num_steps"] // len(_curve(next(iter(final.values())), "losses"))
+    study_plots.winners(
+        {
+            title: {
+                name: (
+                    updates * np.arange(1, 1 + len(_curve(r, key))),
+                    factor * _values(r["winner"], key),
+                )
+                for name, r in final.items()
+            }
+            for title, key, factor in (
+                ("training loss, mean of a segment", "losses", 1),
+                (f"validation {_unit(study)}", "valid", scale),
+            )
+        },
+        curves,
+        ylabel="",
+    )
+    parts += ["<h3>Winners over fresh seeds</h3>", _image(curves)]
+    rules = list(_hand_designed(study))
+    k = min(_K_OF_DUELS, *(r["num_trials"] for r in _hand_designed(study).values()))
+    duels = np.array(
+        [
+            [
+                statistics.probability_better(
+                    *(_values(final[r], "scores") for r in (a, b)),
+                    *(_values(final[r], "test_scores") for r in (a, b)),
+                    k=k,
+                )
+                for b in rules
+            ]
+            for a in rules
+        ]
+    )
+    path = output / f"{workload}_duels.png"
+    study_plots.win_probabilities(
+        {f"% of the time the row beats the column,\neach the best of {k} trials": (rules, duels)},
+        path,
+    )
+    parts += ["<h3>Who beats whom</h3>", _image(path, small=True)]
+    parts.append("<h3>Where the trials lie in their spaces</h3>")
+    for name, result in _hand_designed(study).items():
+        path = output / f"{workload}_{name}_projections.png"
+        _projection(study, name, result, path)
+        edges = result["best"]["on_edge"]
+        note = ", ".join(f"{k} ({v})" for k, v in edges.items())
+        flag = f" The best point lies on the edge of {html.escape(note)}." if edges else ""
+        rate = f"{100 * result['divergence_rate']:.0f} % diverged"
+        parts.append(f"<h4>{name}</h4><p>{rate}.{flag}</p>" + _image(path))
+    return "".join(parts)
+
+
+def _learned_lines(study: Mapping[str, Any], scale: float) -> dict[str, Any]:
+    """A rule without knobs is what it is, whatever K: the mean and band over its seeds."""
+    found = {}
+    for name, r in _final(study).items():
+        if not r["space"]["parameters"]:
+            values = scale * _values(r, "test_scores")
+            parts = [values.mean(), *np.quantile(values, [0.05, 0.95])]
+            ks = np.array([1, r["num_trials"]])
+            found[name] = [ks, *(np.full(2, part) for part in parts)]
+    return found
+
+
+def _projection(study: Mapping[str, Any], rule: str, result: Mapping[str, Any], path: Path) -> None:
+    trials = _trials(study, rule, result)
+    scale = 100 if study["metric"] == "error" else 1
+    values = scale * scores(trials, metric=study["metric"])
+    space = SearchSpace.from_dict(result["space"])
+    study_plots.projections(
+        {
+            name: ([trial["point"][name] for trial in trials.values()], values, r.scale)
+            for name, r in space.parameters.items()
+        },
+        path,
+        ylabel=f"validation {_unit(study)}",
+    )
+
+
+def _seed_interval(study: Mapping[str, Any], result: Mapping[str, Any]) -> Interval:
+    values = _winner(study, result)
+    difference = statistics.paired_difference(values, np.zeros_like(values))
+    return _scaled(study, [difference.mean, difference.low, difference.high])
+
+
+def _scaled(study: Mapping[str, Any], numbers: Sequence[float]) -> Interval:
+    scale = 100 if study["metric"] == "error" else 1
+    return Interval(*(scale * float(x) for x in numbers))
+
+
+def _unit(study: Mapping[str, Any]) -> str:
+    return "error, %" if study["metric"] == "error" else "loss"
+
+
+def _plus_minus(study: Mapping[str, Any], values: np.ndarray) -> str:
+    scale = 100 if study["metric"] == "error" else 1
+    error = values.std(ddof=1) / len(values) ** 0.5 if np.isfinite(values).all() else np.nan
+    return f"{scale * values.mean():.4g} ± {scale * error:.2g}"
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    top = "".join(f"<th>{cell}</th>" for cell in head)
+    body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
+    return f"<table><tr>{top}</tr>{body}</table>"
+
+
+def _image(path: Path, *, small: bool = False) -> str:
+    data = base64.b64encode(path.read_bytes()).decode()
+    width = "min(100%, 46em)" if small else "100%"
+    return f'<img alt="{path.stem}" style="width:{width}" src="data:image/png;base64,{data}">'
+
+
+def _page(sections: Sequence[str]) -> str:
+    return (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        "<title>Tuning studies</title><style>"
+        "body{font:16px/1.5 system-ui,sans-serif;max-width:76em;margin:2em auto;padding:0 1em}"
+        "table{border-collapse:collapse;margin:1em 0;font-size:14px}"
+        "td,th{padding:.25em .8em;border-bottom:1px solid #ddd;text-align:left}"
+        "img{display:block;margin:.5em 0}h2{margin-top:2em;border-bottom:2px solid #888}"
+        "</style></head><body><h1>Which optimizer is really better?</h1>"
+        "<p>Tuning studies after Choi et al., <i>On empirical comparisons of optimizers for deep "
+        "learning</i> (2019). Every trial is in <code>trials.jsonl</code>.</p>"
+        + "".join(sections)
+        + "</body></html>"
+    )
+
+
+def main(argv: Sequence[str]) -> None:
+    """Makes the report that the flags ask for."""
+    if len(argv) > 1:
+        raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
+    output = Path(str(_OUTPUT.value))
+    try:
+        summary = make_report(_WORKDIRS.value or [], output)
+    except (OSError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+    for workload, arrows in summary["arrows"].items():
+        for arrow, found in arrows.items():
+            print(f"{workload}: {arrow}: the general rule is {found['answer']}")
+    for workload, reversals in summary["reversals"].items():
+        print(f"{workload}: {len(reversals)} pairs of rules change places as the space grows")
+    print(f"report: {output / 'report.html'}")
+
+
+if __name__ == "__main__":
+    flags.mark_flags_as_required(["workdirs", "output"])
+    app.run(main)

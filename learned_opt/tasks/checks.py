@@ -1,0 +1,78 @@
+"""What tasks check before they are made."""
+
+import math
+import operator
+from collections.abc import Mapping
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from learned_opt.tasks import datasets
+
+
+def positive(name: str, value: Any) -> int:
+    """Returns an integer that is at least one, or raises a `ValueError` that names it."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise ValueError(f"{name} must be a positive integer, got {value!r}") from None
+    if number < 1:
+        raise ValueError(f"{name} must be positive, got {number}")
+    return number
+
+
+def check_splits(
+    splits: Mapping[str, tuple[Any, Any]], num_classes: int
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Returns images `[n, …]` and int32 labels `[n]` of each split, or raises a ValueError."""
+    if "train" not in splits:
+        raise ValueError("splits must have an entry 'train'")
+    arrays = {}
+    for split, (images, labels) in splits.items():
+        datasets.check_split(split)
+        arrays[split] = _check_examples(split, np.asarray(images), np.asarray(labels), num_classes)
+    kinds = {(np.shape(images)[1:], np.asarray(images).dtype) for images, _ in splits.values()}
+    if len(kinds) > 1:
+        raise ValueError("the images of all splits must have one shape and one dtype")
+    return arrays
+
+
+def check_batch(
+    arrays: Mapping[str, tuple[np.ndarray, np.ndarray]], batch_size: Any, max_pixel: float | None
+) -> tuple[int, float]:
+    """Returns a batch size that the training data allow, and what to divide pixels by."""
+    train_images, _ = arrays["train"]
+    batch_size = positive("batch_size", batch_size)
+    if batch_size > len(train_images):
+        raise ValueError(
+            f"batch_size {batch_size} is larger than the {len(train_images)} training examples"
+        )
+    if max_pixel is None:
+        max_pixel = 255.0 if train_images.dtype == np.uint8 else 1.0
+    if not (max_pixel > 0 and math.isfinite(max_pixel)):
+        raise ValueError(f"max_pixel must be finite and positive, got {max_pixel}")
+    return batch_size, float(max_pixel)
+
+
+def _check_examples(
+    split: str, images: np.ndarray, labels: np.ndarray, num_classes: int
+) -> tuple[np.ndarray, np.ndarray]:
+    if images.ndim < 2 or images.size == 0:
+        raise ValueError(f"{split}: images must be [n, …] and not empty, got {images.shape}")
+    if labels.shape != images.shape[:1]:
+        raise ValueError(
+            f"{split}: images [n, …] need labels [n], got {images.shape} and {labels.shape}"
+        )
+    if images.dtype != np.uint8 and not jnp.issubdtype(images.dtype, jnp.floating):
+        raise ValueError(f"{split}: images must be uint8 or floating point, got {images.dtype}")
+    if not np.issubdtype(labels.dtype, np.integer):
+        raise ValueError(f"{split}: labels must be integers, got {labels.dtype}")
+    if images.dtype != np.uint8 and not np.isfinite(images).all():
+        raise ValueError(f"{split}: images hold NaN or infinite values")
+    if labels.min() < 0 or labels.max() >= num_classes:
+        raise ValueError(
+            f"{split}: labels must be from 0 to {num_classes - 1}, "
+            f"got {labels.min()} to {labels.max()}"
+        )
+    return images, labels.astype(np.int32)

@@ -1,0 +1,99 @@
+"""Character tasks against recurrences in NumPy, and bad input."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from learned_opt.tasks import CharacterModel, character_model
+
+TEXT = "".join(np.random.default_rng(0).choice(list("abcde \n"), 400))
+
+
+def sigmoid(x):
+    return 1 / (1 + np.exp(-x))
+
+
+def lstm_losses(params, text, piece_length, vocab_size, count):
+    """Losses of `count` consecutive pieces, one character after another."""
+    losses, hits = [], []
+    for n in range(count):
+        piece = text[n * piece_length : (n + 1) * piece_length + 1]
+        states = [(np.zeros(5), np.zeros(5)) for _ in params["layers"]]
+        for now, following in zip(piece[:-1], piece[1:], strict=True):
+            x = np.eye(vocab_size)[now]
+            for n_layer, layer in enumerate(params["layers"].values()):
+                h, c = states[n_layer]
+                i, f, g, o = np.split(
+                    x @ layer["kernel"] + h @ layer["recurrent"] + layer["bias"], 4
+                )
+                c = sigmoid(f) * c + sigmoid(i) * np.tanh(g)
+                x = sigmoid(o) * np.tanh(c)
+                states[n_layer] = x, c
+            z = x @ params["output"]["kernel"] + params["output"]["bias"]
+            losses.append(np.log(np.exp(z).sum()) - z[following])
+            hits.append(z.argmax() == following)
+    return np.mean(losses), np.mean(hits)
+
+
+def test_the_lstm_in_numpy():
+    task = CharacterModel.from_text(TEXT, hidden_size=5, length=6, batch_size=3)
+    params = task.init(jax.random.key(0), ())
+    plain = jax.tree.map(np.asarray, params)
+    text = np.asarray(task.text["valid"])
+    loss, accuracy = lstm_losses(plain, text, 6, task.vocab_size, 6)
+    found = task.evaluate(params, (), "valid")
+    np.testing.assert_allclose(found["loss"], loss, rtol=1e-5)
+    np.testing.assert_allclose(found["accuracy"], accuracy, rtol=1e-6)
+
+
+def test_the_splits_are_the_text_in_order():
+    task = CharacterModel.from_text(TEXT, length=6, batch_size=3)
+    letters = sorted(set(TEXT))
+    joined = "".join(letters[i] for s in ("train", "valid", "test") for i in task.text[s])
+    assert joined == TEXT
+    assert [len(x) for x in task.text.values()] == [320, 40, 40]
+
+
+def test_the_minibatch_is_of_pieces_of_the_training_text():
+    task = CharacterModel.from_text(TEXT, hidden_size=5, length=6, batch_size=1)
+    params = task.init(jax.random.key(0), ())
+    plain = jax.tree.map(np.asarray, params)
+    text = np.asarray(task.text["train"])
+    possible = [lstm_losses(plain, text[n : n + 7], 6, task.vocab_size, 1)[0] for n in range(314)]
+    for seed in range(3):
+        loss = task.loss(params, (), jax.random.key(seed))
+        assert np.isclose(loss, possible, rtol=1e-5).any()
+
+
+def test_the_transformer_sees_no_later_character():
+    task = CharacterModel.from_text(TEXT, network="transformer", hidden_size=32, length=6)
+    params = task.init(jax.random.key(0), ())
+    _, apply = task._functions()
+    characters = jnp.asarray([[0, 1, 2, 3, 4, 5]])
+    changed = characters.at[0, 3].set(0)
+    before, after = apply(params, characters), apply(params, changed)
+    np.testing.assert_allclose(before[:, :3], after[:, :3], atol=1e-6)
+    assert (np.abs(np.asarray(before - after))[0, 3:].max(axis=-1) > 1e-4).all()
+
+
+def test_bad_input_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="unknown network 'gru'; known: lstm, transformer"):
+        CharacterModel.from_text(TEXT, network="gru")
+    with pytest.raises(ValueError, match="400 characters is too short: each tenth must hold 51"):
+        CharacterModel.from_text(TEXT)
+    with pytest.raises(ValueError, match="must divide by 32, got 40"):
+        CharacterModel.from_text(TEXT, network="transformer", hidden_size=40, length=6)
+    with pytest.raises(ValueError, match="batch_size must be positive, got 0"):
+        CharacterModel.from_text(TEXT, batch_size=0)
+    with pytest.raises(FileNotFoundError, match="there is no text file .*war.txt"):
+        character_model(tmp_path / "war.txt")
+    (tmp_path / "war.txt").write_bytes(b"\xff\xfe\xfa")
+    with pytest.raises(ValueError, match="is not UTF-8 text"):
+        character_model(tmp_path / "war.txt")
+
+
+def test_a_byte_order_mark_is_no_character(tmp_path):
+    (tmp_path / "war.txt").write_bytes(b"\xef\xbb\xbf" + TEXT.encode())
+    task = character_model(tmp_path / "war.txt", length=6)
+    assert task.vocab_size == len(set(TEXT))

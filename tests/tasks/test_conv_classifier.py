@@ -1,0 +1,119 @@
+"""Convolutional tasks: sizes of the published networks, arithmetic in NumPy, and bad input."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from learned_opt.tasks import ConvClassifier, conv_classifier
+
+
+def splits(shape=(8, 8, 3), **counts):
+    rng = np.random.default_rng(0)
+    counts = counts or {"train": 12, "valid": 5}
+    return {
+        split: (rng.integers(0, 256, (n, *shape), np.uint8), rng.integers(0, 10, n))
+        for split, n in counts.items()
+    }
+
+
+def num_parameters(network, shape):
+    task = ConvClassifier.from_arrays(splits(shape), num_classes=10, network=network, batch_size=2)
+    params = jax.eval_shape(lambda key: task.init(key, ()), jax.random.key(0))
+    return sum(x.size for x in jax.tree.leaves(params))
+
+
+@pytest.mark.parametrize(
+    ("network", "shape", "expected"),
+    [
+        ("small_cnn", (28, 28, 1), 16 * 9 + 16 + 32 * 16 * 9 + 32 + 7 * 7 * 32 * 10 + 10),
+        # Springenberg et al. give about 1.4 M; the sum over their table's layers:
+        (
+            "all_cnn_c",
+            (32, 32, 3),
+            sum(
+                size * size * num_in * num_out + num_out
+                for num_in, num_out, size in [
+                    (3, 96, 3), (96, 96, 3), (96, 96, 3), (96, 192, 3), (192, 192, 3),
+                    (192, 192, 3), (192, 192, 3), (192, 192, 1), (192, 10, 1),
+                ]
+            ),
+        ),
+        # He et al. give .27 M, without projections; two of them add 16·32 + 32·64 and norms.
+        ("resnet_20", (32, 32, 3), 269_722 + 16 * 32 + 2 * 32 + 32 * 64 + 2 * 64),
+    ],
+)  # fmt: skip
+def test_the_published_sizes(network, shape, expected):
+    assert num_parameters(network, shape) == expected
+
+
+def correlate(image, kernel, stride):
+    """SAME convolution by its definition."""
+    height, width, _ = image.shape
+    size = kernel.shape[0]
+    out = [-(-height // stride), -(-width // stride)]
+    pad = [max((n - 1) * stride + size - m, 0) for n, m in zip(out, (height, width), strict=True)]
+    padded = np.pad(image, [(p // 2, p - p // 2) for p in pad] + [(0, 0)])
+    return np.array(
+        [
+            [
+                np.einsum("abc,abcd->d", padded[i : i + size, j : j + size], kernel)
+                for j in range(0, out[1] * stride, stride)
+            ]
+            for i in range(0, out[0] * stride, stride)
+        ]
+    )
+
+
+def test_the_small_network_in_numpy():
+    data = splits((7, 6, 2), train=3)
+    task = ConvClassifier.from_arrays(data, num_classes=10, batch_size=1)
+    params = task.init(jax.random.key(1), ())
+    p = jax.tree.map(np.asarray, params)
+    losses, hits = [], []
+    for image, label in zip(*data["train"], strict=True):
+        x = image / 255.0
+        for layer in ("conv_0", "conv_1"):
+            x = np.maximum(correlate(x, p[layer]["kernel"], 2) + p[layer]["bias"], 0)
+        z = x.reshape(-1) @ p["output"]["kernel"] + p["output"]["bias"]
+        losses.append(np.log(np.exp(z - z.max()).sum()) + z.max() - z[label])
+        hits.append(z.argmax() == label)
+    found = task.evaluate(params, (), "train")
+    np.testing.assert_allclose(found["loss"], np.mean(losses), rtol=1e-5)
+    np.testing.assert_allclose(found["accuracy"], np.mean(hits))
+    # A minibatch of one is one of the three.
+    assert np.isclose(task.loss(params, (), jax.random.key(0)), losses, rtol=1e-5).any()
+
+
+def test_evaluation_in_parts_covers_every_example(monkeypatch):
+    from learned_opt.tasks import conv_classifier as module
+
+    task = ConvClassifier.from_arrays(splits(), num_classes=10, batch_size=1)
+    params = task.init(jax.random.key(1), ())
+    whole = task.evaluate(params, (), "train")
+    monkeypatch.setattr(module, "_EVALUATION_BATCH", 5)
+    parts = task.evaluate(params, (), "train")
+    np.testing.assert_allclose(parts["loss"], whole["loss"], rtol=1e-6)
+    np.testing.assert_allclose(parts["accuracy"], whole["accuracy"])
+
+
+def test_batch_norm_by_the_batch_at_hand():
+    from learned_opt.tasks.optimizees import BatchNorm
+
+    x = np.random.default_rng(0).normal(3.0, 2.0, (5, 4, 4, 2))
+    found = BatchNorm(2)(jnp.asarray(x))
+    flat = x.reshape(-1, 2)
+    expected = (x - flat.mean(0)) / np.sqrt(flat.var(0) + 1e-5)
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+def test_bad_input_is_refused():
+    with pytest.raises(ValueError, match="unknown network 'vgg'; known: small_cnn"):
+        conv_classifier(network="vgg")
+    with pytest.raises(ValueError, match="batch_size 13 is larger than the 12"):
+        ConvClassifier.from_arrays(splits(), num_classes=10, batch_size=13)
+    with pytest.raises(ValueError, match=r"images must be \[n, height, width, channels\]"):
+        ConvClassifier.from_arrays(splits((8, 8)), num_classes=10, batch_size=1)
+    with pytest.raises(ValueError, match="unknown split 'test'"):
+        task = ConvClassifier.from_arrays(splits(), num_classes=10, batch_size=1)
+        task.evaluate(task.init(jax.random.key(0), ()), (), "test")
