@@ -16,30 +16,37 @@ import base64
 import html
 import json
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from absl import app, flags
 
+from experiments.study_results import (
+    all_trials,
+    compare_arrows,
+    costs_to_target,
+    final_results,
+    find_reversals,
+    grows,
+    json_values,
+    mean_curve,
+    read_study,
+    trials_of,
+    tuned_results,
+    winner_scores,
+    winners_summary,
+)
 from experiments.workdir import write_json
 from learned_opt import statistics, study_plots
 from learned_opt.spaces import SearchSpace
-from learned_opt.studies import read_trials, scores
+from learned_opt.studies import scores
 from learned_opt.study_plots import Interval
 
 _WORKDIRS = flags.DEFINE_list("workdirs", None, "work directories of experiments.tune")
 _OUTPUT = flags.DEFINE_string("output", None, "where the report goes")
 
-# M ⊆ N: with enough tuning N should never be worse than M.
-ARROWS = (
-    ("sgd", "momentum"),
-    ("sgd", "nesterov"),
-    ("momentum", "rmsprop"),
-    ("momentum", "adam"),
-    ("nesterov", "nadam"),
-)
 _K_OF_DUELS = 10  # trials that each rule gets where two of them are compared
 
 
@@ -57,18 +64,18 @@ def make_report(workdirs: Sequence[str], output: Path) -> dict[str, Any]:
       FileNotFoundError: a work directory without results.
       ValueError: results that are damaged, or two work directories of one workload.
     """
-    studies = [_read(Path(workdir)) for workdir in workdirs]
+    studies = [read_study(Path(workdir)) for workdir in workdirs]
     names = [study["workload"] for study in studies]
     if len(set(names)) < len(names):
         raise ValueError(f"each workload may be there once, got {', '.join(names)}")
     if not studies:
         raise ValueError("name at least one work directory: --workdirs=DIR,DIR,…")
     output.mkdir(parents=True, exist_ok=True)
-    arrows = {study["workload"]: _arrows(study) for study in studies}
-    reversals = {study["workload"]: _reversals(study) for study in studies if _grows(study)}
-    targets = {study["workload"]: _targets(study) for study in studies}
+    arrows = {study["workload"]: compare_arrows(study) for study in studies}
+    reversals = {study["workload"]: find_reversals(study) for study in studies if grows(study)}
+    targets = {study["workload"]: costs_to_target(study) for study in studies}
     summary = {
-        "workloads": {study["workload"]: _winners_summary(study) for study in studies},
+        "workloads": {study["workload"]: winners_summary(study) for study in studies},
         "arrows": arrows,
         "reversals": reversals,
         "targets": targets,
@@ -82,168 +89,26 @@ def make_report(workdirs: Sequence[str], output: Path) -> dict[str, Any]:
     write_json(output / "summary.json", summary)
     with (output / "trials.jsonl").open("w") as file:
         for study in studies:
-            for level, rule, trials in _all_trials(study):
+            for level, rule, trials in all_trials(study):
                 head = {"workload": study["workload"], "level": level, "rule": rule}
                 for trial in trials.values():
                     file.write(json.dumps(head | trial) + "\n")
     return summary
 
 
-def _read(workdir: Path) -> dict[str, Any]:
-    file = workdir / "results.json"
-    if not file.exists():
-        raise FileNotFoundError(f"{workdir} has no results.json; run experiments.tune there first")
-    try:
-        study = json.loads(file.read_text())
-        levels = study["levels"]
-    except (ValueError, KeyError, TypeError):
-        raise ValueError(
-            f"{file} is damaged; start experiments.tune there again, its trials are kept"
-        ) from None
-    if not levels:
-        raise ValueError(f"no study in {workdir} is finished; start experiments.tune there again")
-    return study | {"workdir": workdir, "versions": _versions(workdir)}
-
-
-def _versions(workdir: Path) -> dict[str, str]:
-    file = workdir / "versions.json"
-    return json.loads(file.read_text()) if file.exists() else {}
-
-
-def _final(study: Mapping[str, Any]) -> dict[str, Any]:
-    """The largest space's results, by rule."""
-    return study["levels"][list(study["levels"])[-1]]
-
-
-def _grows(study: Mapping[str, Any]) -> bool:
-    return len(study["levels"]) > 1
-
-
-def _all_trials(study: Mapping[str, Any]) -> Iterable[tuple[str, str, dict[int, Any]]]:
-    seen = set()
-    for rules in study["levels"].values():
-        for rule, result in rules.items():
-            place = (result["level"], rule)
-            if place not in seen:
-                seen.add(place)
-                yield *place, _trials(study, rule, result)
-
-
-def _trials(study: Mapping[str, Any], rule: str, result: Mapping[str, Any]) -> dict[int, Any]:
-    found = read_trials(study["workdir"] / "studies" / result["level"] / rule)
-    return {i: trial for i, trial in found.items() if i < result["num_trials"]}
-
-
-def _values(result: Mapping[str, Any], name: str) -> np.ndarray:
-    """Numbers as they are in JSON, infinity where a run diverged."""
-    values = np.array(result[name], float)
-    return np.where(np.isfinite(values), values, np.inf)
-
-
-def _winner(study: Mapping[str, Any], result: Mapping[str, Any]) -> np.ndarray:
-    """The winner's test scores over fresh seeds."""
-    return _values(result["winner"], f"test_{study['metric']}")
-
-
-def _hand_designed(study: Mapping[str, Any]) -> dict[str, Any]:
-    """The final results of rules that were tuned."""
-    return {name: r for name, r in _final(study).items() if r["space"]["parameters"]}
-
-
-def _winners_summary(study: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        name: {
-            "mean": float(_winner(study, r).mean()),
-            "standard_error": float(_winner(study, r).std(ddof=1) / len(_winner(study, r)) ** 0.5),
-            "num_trials": r["num_trials"],
-            "divergence_rate": r["divergence_rate"],
-        }
-        for name, r in _final(study).items()
-    }
-
-
-def _arrows(study: Mapping[str, Any]) -> dict[str, Any]:
-    """General − special: over fresh seeds of the winners, and over the trials."""
-    final, found = _final(study), {}
-    for special, general in ARROWS:
-        if special not in final or general not in final:
-            continue
-        m, n = final[special], final[general]
-        seeds = statistics.paired_difference(_winner(study, n), _winner(study, m))
-        tuning = statistics.tuned_difference(
-            *(_values(r, "scores") for r in (n, m)), *(_values(r, "test_scores") for r in (n, m))
-        )
-        lows = (seeds.low, tuning.low)
-        answer = "worse" if min(lows) > 0 else "never worse" if max(lows) <= 0 else "unclear"
-        found[f"{special} ⊆ {general}"] = {
-            "seeds": [seeds.mean, seeds.low, seeds.high],
-            "tuning": list(tuning),
-            "answer": answer,
-        }
-    return found
-
-
-def _reversals(study: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Pairs of rules of which one is better in one space and the other in another, by intervals."""
-    better: dict[tuple[str, str], list[str]] = {}
-    for level, results in study["levels"].items():
-        tuned = {name: r for name, r in results.items() if r["space"]["parameters"]}
-        for a in tuned:
-            for b in tuned:
-                if a != b:
-                    difference = statistics.paired_difference(
-                        _winner(study, tuned[a]), _winner(study, tuned[b])
-                    )
-                    if difference.high < 0:
-                        better.setdefault((a, b), []).append(level)
-    return [
-        {"first": a, "better_in": better[a, b], "second": b, "then_better_in": better[b, a]}
-        for a, b in better
-        if (b, a) in better and a < b
-    ]
-
-
-def _targets(study: Mapping[str, Any]) -> dict[str, Any]:
-    """Steps and seconds to the validation score at which the weakest tuned winner ends."""
-    target = max(
-        float(np.mean(_values(r["winner"], "valid")[:, -1])) for r in _hand_designed(study).values()
-    )
-    per_segment = study["num_steps"] // len(_curve(next(iter(_final(study).values())), "valid"))
-    found = {}
-    for name, result in _final(study).items():
-        segments = float(statistics.steps_to_target(_curve(result, "valid"), target)) + 1
-        seconds = _seconds_per_run(study, name, result) / study["num_steps"]
-        steps = segments * per_segment
-        found[name] = {
-            "steps": steps if np.isfinite(steps) else None,
-            "seconds": steps * seconds if np.isfinite(steps) else None,
-            "ms_per_step": 1000 * seconds,
-        }
-    return {"target": target, "rules": found}
-
-
-def _curve(result: Mapping[str, Any], name: str) -> np.ndarray:
-    return _values(result["winner"], name).mean(axis=0)
-
-
-def _seconds_per_run(study: Mapping[str, Any], name: str, result: Mapping[str, Any]) -> float:
-    file = study["workdir"] / "winners" / result["level"] / f"{name}.json"
-    return float(json.loads(file.read_text())["seconds_per_run"])
-
-
 def _overview(studies: Sequence[Mapping[str, Any]]) -> str:
-    rules = list(dict.fromkeys(name for study in studies for name in _final(study)))
+    rules = list(dict.fromkeys(name for study in studies for name in final_results(study)))
     head = ["rule", *(study["workload"] for study in studies)]
     rows = []
     for rule in rules:
         row = [rule]
         for study in studies:
-            final = _final(study)
+            final = final_results(study)
             if rule not in final:
                 row.append("–")
                 continue
-            values = _winner(study, final[rule])
-            best = min(_winner(study, r).mean() for r in final.values())
+            values = winner_scores(study, final[rule])
+            best = min(winner_scores(study, r).mean() for r in final.values())
             text = _plus_minus(study, values)
             row.append(f"<b>{text}</b>" if values.mean() == best else text)
         rows.append(row)
@@ -354,7 +219,7 @@ def _ranking_section(
 
 
 def _mean(study: Mapping[str, Any], level: str, rule: str) -> float:
-    return float(_winner(study, study["levels"][level][rule]).mean())
+    return float(winner_scores(study, study["levels"][level][rule]).mean())
 
 
 def _target_section(
@@ -382,7 +247,7 @@ def _target_section(
         "Times are of one run alone, evaluations included.</p>" + _table(head, rows)
     )
     common = set.intersection(*(set(t["rules"]) for t in targets.values()))
-    rules = [rule for rule in _final(studies[0]) if rule in common]
+    rules = [rule for rule in final_results(studies[0]) if rule in common]
     if len(studies) < 3 or not rules:
         return text
     costs = [
@@ -405,7 +270,7 @@ def _target_section(
 
 
 def _workload_section(study: Mapping[str, Any], output: Path) -> str:
-    workload, final = study["workload"], _final(study)
+    workload, final = study["workload"], final_results(study)
     scale = 100 if study["metric"] == "error" else 1
     path = output / f"{workload}_best_of_k.png"
     study_plots.best_of_k(
@@ -413,9 +278,12 @@ def _workload_section(study: Mapping[str, Any], output: Path) -> str:
             f"{workload}: test {study['metric']} of the best of K": {
                 name: [
                     np.asarray(r["best_of_k"]["ks"]),
-                    *(scale * _values(r["best_of_k"], part) for part in ("mean", "low", "high")),
+                    *(
+                        scale * json_values(r["best_of_k"], part)
+                        for part in ("mean", "low", "high")
+                    ),
                 ]
-                for name, r in _hand_designed(study).items()
+                for name, r in tuned_results(study).items()
             }
             | _learned_lines(study, scale)
         },
@@ -424,13 +292,13 @@ def _workload_section(study: Mapping[str, Any], output: Path) -> str:
     )
     parts = [f"<h2>{html.escape(workload)}</h2>", _image(path, small=True)]
     curves = output / f"{workload}_winners.png"
-    updates = study["num_steps"] // len(_curve(next(iter(final.values())), "losses"))
+    updates = study["num_steps"] // len(mean_curve(next(iter(final.values())), "losses"))
     study_plots.winners(
         {
             title: {
                 name: (
-                    updates * np.arange(1, 1 + len(_curve(r, key))),
-                    factor * _values(r["winner"], key),
+                    updates * np.arange(1, 1 + len(mean_curve(r, key))),
+                    factor * json_values(r["winner"], key),
                 )
                 for name, r in final.items()
             }
@@ -443,14 +311,14 @@ def _workload_section(study: Mapping[str, Any], output: Path) -> str:
         ylabel="",
     )
     parts += ["<h3>Winners over fresh seeds</h3>", _image(curves)]
-    rules = list(_hand_designed(study))
-    k = min(_K_OF_DUELS, *(r["num_trials"] for r in _hand_designed(study).values()))
+    rules = list(tuned_results(study))
+    k = min(_K_OF_DUELS, *(r["num_trials"] for r in tuned_results(study).values()))
     duels = np.array(
         [
             [
                 statistics.probability_better(
-                    *(_values(final[r], "scores") for r in (a, b)),
-                    *(_values(final[r], "test_scores") for r in (a, b)),
+                    *(json_values(final[r], "scores") for r in (a, b)),
+                    *(json_values(final[r], "test_scores") for r in (a, b)),
                     k=k,
                 )
                 for b in rules
@@ -465,7 +333,7 @@ def _workload_section(study: Mapping[str, Any], output: Path) -> str:
     )
     parts += ["<h3>Who beats whom</h3>", _image(path, small=True)]
     parts.append("<h3>Where the trials lie in their spaces</h3>")
-    for name, result in _hand_designed(study).items():
+    for name, result in tuned_results(study).items():
         path = output / f"{workload}_{name}_projections.png"
         _projection(study, name, result, path)
         edges = result["best"]["on_edge"]
@@ -479,9 +347,9 @@ def _workload_section(study: Mapping[str, Any], output: Path) -> str:
 def _learned_lines(study: Mapping[str, Any], scale: float) -> dict[str, Any]:
     """A rule without knobs is what it is, whatever K: the mean and band over its seeds."""
     found = {}
-    for name, r in _final(study).items():
+    for name, r in final_results(study).items():
         if not r["space"]["parameters"]:
-            values = scale * _values(r, "test_scores")
+            values = scale * json_values(r, "test_scores")
             parts = [values.mean(), *np.quantile(values, [0.05, 0.95])]
             ks = np.array([1, r["num_trials"]])
             found[name] = [ks, *(np.full(2, part) for part in parts)]
@@ -489,7 +357,7 @@ def _learned_lines(study: Mapping[str, Any], scale: float) -> dict[str, Any]:
 
 
 def _projection(study: Mapping[str, Any], rule: str, result: Mapping[str, Any], path: Path) -> None:
-    trials = _trials(study, rule, result)
+    trials = trials_of(study, rule, result)
     scale = 100 if study["metric"] == "error" else 1
     values = scale * scores(trials, metric=study["metric"])
     space = SearchSpace.from_dict(result["space"])
@@ -504,7 +372,7 @@ def _projection(study: Mapping[str, Any], rule: str, result: Mapping[str, Any], 
 
 
 def _seed_interval(study: Mapping[str, Any], result: Mapping[str, Any]) -> Interval:
-    values = _winner(study, result)
+    values = winner_scores(study, result)
     difference = statistics.paired_difference(values, np.zeros_like(values))
     return _scaled(study, [difference.mean, difference.low, difference.high])
 

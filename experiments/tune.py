@@ -18,6 +18,7 @@ Writes studies/LEVEL/RULE/ (every trial), winners/LEVEL/RULE.json, suggested_spa
 results.json, tables.txt, config.json, versions.json and best_of_k.png into the work directory.
 """
 
+import contextlib
 import json
 import time
 from collections.abc import Mapping
@@ -32,7 +33,7 @@ from rich.table import Table
 
 from experiments.build import HIERARCHY, load_rule, make_task
 from experiments.comparison import number, print_tables
-from experiments.launch import check_fields, check_positive, launch, start_devices
+from experiments.launch import check_fields, check_positive, launch
 from experiments.progress import Progress
 from experiments.workdir import open_workdir, write_json
 from learned_opt import statistics, studies, study_plots
@@ -94,7 +95,7 @@ def main(config: ConfigDict, workdir: Path, data_dir: str | None) -> None:
     levels = _find_studies(config)
     task = make_task(config.task, data_dir)
     _check_metric(config, task)
-    mesh = start_devices(config.lanes, config.num_devices) if config.lanes else None
+    mesh = _mesh(config)
     kept = ConfigDict({name: value for name, value in config.items() if name not in _FREE})
     workdir = open_workdir(workdir, kept)
     results: dict[str, dict[str, Any]] = {level: {} for level in levels}
@@ -142,7 +143,7 @@ def _checked(config: ConfigDict) -> ConfigDict:
         )
     if config.lanes < 0:
         raise ValueError(f"lanes must not be negative, got {config.lanes}")
-    if config.num_devices > 1 and not config.lanes:
+    if config.num_devices < 0 or (config.num_devices > 1 and not config.lanes):
         raise ValueError("set lanes, a multiple of num_devices, to share them between devices")
     if not config.workload:
         raise ValueError("workload must name the task")
@@ -150,6 +151,21 @@ def _checked(config: ConfigDict) -> ConfigDict:
         if not config[name] or len(set(config[name])) < len(config[name]):
             raise ValueError(f"{name} must be names, each once")
     return config
+
+
+def _mesh(config: ConfigDict) -> jax.sharding.Mesh | None:
+    """The devices that share the lanes; None for a single one."""
+    if config.num_devices > 1 and jax.config.values["jax_num_cpu_devices"] < 0:
+        with contextlib.suppress(RuntimeError):  # the devices are started already: take them
+            jax.config.update("jax_num_cpu_devices", config.num_devices)
+    devices = jax.local_devices()
+    most = config.num_devices or (1 if jax.default_backend() == "cpu" else len(devices))
+    if most > len(devices):
+        raise ValueError(f"num_devices ({most}) must be at most the {len(devices)} there are")
+    if config.num_devices and config.lanes % config.num_devices:
+        raise ValueError(f"num_devices ({most}) must divide lanes ({config.lanes})")
+    count = max(n for n in range(1, most + 1) if config.lanes % n == 0)
+    return jax.make_mesh((count,), ("lanes",), devices=devices[:count]) if count > 1 else None
 
 
 def _check_metric(config: ConfigDict, task: Task) -> None:

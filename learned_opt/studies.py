@@ -391,7 +391,9 @@ def run_study(
     theta = rule.init(jax.random.key(0)) if theta is None else theta
     if space.parameters:
         space.check(theta)
-    lanes = lanes or default_lanes(rule, task)
+    if not lanes:
+        lanes = default_lanes(rule, task)
+        lanes = max(lanes - lanes % mesh.size, mesh.size) if mesh else lanes
     identity = {
         "space": space.identity,
         "workload": workload,

@@ -68,6 +68,10 @@ def best_of_k(
                 lows.append(mean[shown].min())
                 highs.append(np.median(mean[shown]))
         axis.set_xscale("log")
+        ends = axis.get_xlim()
+        ticks = [k for k in (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000) if k <= ends[1]]
+        axis.set_xticks(ticks, map(str, ticks))
+        axis.set_xticks([], minor=True)
         if lows:
             _log_axis(axis, lows, highs, above=2.0)
         axis.set_title(title, fontsize=10)
@@ -162,7 +166,7 @@ def intervals(
       names: what the intervals of a row are.
       xlabel: the quantity; 'worse' and 'better' belong to its positive and negative side.
     """
-    figure, axes = _panels(len(panels), xlabel=xlabel, ylabel="")
+    figure, axes = _panels(len(panels), xlabel="", ylabel="")
     colors = ("#0072B2", "#D55E00", "#009E73")
     for axis, (title, rows) in zip(axes, panels.items(), strict=False):
         axis.axvline(0, color="0.3", linewidth=1)
@@ -176,7 +180,9 @@ def intervals(
         axis.set_ylim(len(rows) - 0.5, -0.5)
         axis.grid(False, axis="y")
         axis.set_title(title, fontsize=10)
-    _finish(figure, axes, path, legend="right")
+    figure.supxlabel(xlabel, fontsize=10)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=2)
+    _finish(figure, axes, path, legend=None)
 
 
 def rankings(

@@ -2,11 +2,13 @@
 
     python -m experiments.meta_train --config=experiments/configs/lstm_mnist.py --workdir=DIR
 
-Three stages: unrolls of 20 steps, as in the paper; whole unrolls of 100, because truncated ones
-settle on a greedy rule that gives away final loss; and from the best θ so far whole unrolls again,
-with a low learning rate and losses weighted by their step, because late losses are what an
-optimizer is judged by.
+Four stages: unrolls of 20 steps, as in the paper; whole unrolls of 100, because truncated ones
+settle on a greedy rule that gives away final loss; and twice, from the best θ so far, whole unrolls
+with a low learning rate and losses weighted by their step, linearly and then by its fourth power,
+because late losses are what an optimizer is judged by.
 MNIST is read from TFDS_DATA_DIR or --data_dir.
+
+2.72 million inner steps: about 2.6 hours on 2 cores.
 """
 
 from ml_collections import ConfigDict

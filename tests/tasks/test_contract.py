@@ -63,7 +63,18 @@ FIXED_START = {"surface"}
 WHOLE = {"quadratic_uniform", "quadratic_gaussian", "surface"}  # no minibatches
 
 
-@pytest.fixture(scope="module", params=TASKS)
+LARGE = {
+    "all_cnn_c",
+    "resnet_20",
+}  # slow to compile; a fast test of them is in test_conv_classifier
+
+
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param(name, marks=pytest.mark.slow) if name in LARGE else name for name in TASKS
+    ],
+)
 def name_and_task(request):
     return request.param, TASKS[request.param]()
 

@@ -107,6 +107,24 @@ def test_batch_norm_by_the_batch_at_hand():
     np.testing.assert_allclose(found, expected, atol=1e-4)
 
 
+@pytest.mark.parametrize("network", ["all_cnn_c", "resnet_20"])
+def test_a_step_of_the_large_networks_lowers_the_loss(network):
+    data = splits((8, 8, 3), train=4)
+    task = ConvClassifier.from_arrays(data, num_classes=10, network=network, batch_size=4)
+    params = task.init(jax.random.key(0), ())
+
+    @jax.jit
+    def step(task, params, key):
+        loss, grads = jax.value_and_grad(task.loss)(params, (), key)
+        rate = 0.01 * loss / sum(jnp.sum(g**2) for g in jax.tree.leaves(grads))
+        return jax.tree.map(lambda p, g: p - rate * g, params, grads), loss
+
+    key = jax.random.key(1)
+    params, before = step(task, params, key)
+    _, after = step(task, params, key)
+    assert after < before
+
+
 def test_bad_input_is_refused():
     with pytest.raises(ValueError, match="unknown network 'vgg'; known: small_cnn"):
         conv_classifier(network="vgg")
