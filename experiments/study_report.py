@@ -41,8 +41,8 @@ from experiments.study_results import (
 from experiments.workdir import write_json
 from learned_opt import statistics, study_plots
 from learned_opt.spaces import SearchSpace
-from learned_opt.studies import scores
 from learned_opt.study_plots import Interval
+from learned_opt.trials import scores
 
 _WORKDIRS = flags.DEFINE_list("workdirs", None, "work directories of experiments.tune")
 _OUTPUT = flags.DEFINE_string("output", None, "where the report goes")
@@ -80,7 +80,7 @@ def make_report(workdirs: Sequence[str], output: Path) -> dict[str, Any]:
         "reversals": reversals,
         "targets": targets,
     }
-    sections = [_overview(studies), _arrow_section(studies, arrows, output)]
+    sections = [_overview(studies, output), _arrow_section(studies, arrows, output)]
     if reversals:
         sections.append(_ranking_section(studies, reversals, output))
     sections.append(_target_section(studies, targets, output))
@@ -96,7 +96,7 @@ def make_report(workdirs: Sequence[str], output: Path) -> dict[str, Any]:
     return summary
 
 
-def _overview(studies: Sequence[Mapping[str, Any]]) -> str:
+def _overview(studies: Sequence[Mapping[str, Any]], output: Path) -> str:
     rules = list(dict.fromkeys(name for study in studies for name in final_results(study)))
     head = ["rule", *(study["workload"] for study in studies)]
     rows = []
@@ -112,6 +112,11 @@ def _overview(studies: Sequence[Mapping[str, Any]]) -> str:
             text = _plus_minus(study, values)
             row.append(f"<b>{text}</b>" if values.mean() == best else text)
         rows.append(row)
+    path = output / "best_of_k.png"
+    panels = {
+        f"{study['workload']}: test {_unit(study)}": _best_of_k_lines(study) for study in studies
+    }
+    study_plots.best_of_k(panels, path, ylabel="best of K")
     counts = ", ".join(
         f"{study['workload']}: {study['num_trials']} trials a rule of {study['num_steps']} updates"
         for study in studies
@@ -121,7 +126,10 @@ def _overview(studies: Sequence[Mapping[str, Any]]) -> str:
         f"<p>{counts}. Every hyperparameter is tuned on the validation split; the best trial is "
         "run again from fresh seeds and evaluated on the test split (mean ± standard error; errors "
         "in %, losses as they are; the best in bold). A learned rule has nothing to tune and is "
-        "run as it is.</p>" + _table(head, rows)
+        "run as it is.</p>"
+        + _table(head, rows)
+        + "<p>What the best of K trials, chosen on the validation split, gives on the test split: "
+        "the mean and the 5th to 95th percentile over subsets of the trials.</p>" + _image(path)
     )
 
 
@@ -273,23 +281,8 @@ def _workload_section(study: Mapping[str, Any], output: Path) -> str:
     workload, final = study["workload"], final_results(study)
     scale = 100 if study["metric"] == "error" else 1
     path = output / f"{workload}_best_of_k.png"
-    study_plots.best_of_k(
-        {
-            f"{workload}: test {study['metric']} of the best of K": {
-                name: [
-                    np.asarray(r["best_of_k"]["ks"]),
-                    *(
-                        scale * json_values(r["best_of_k"], part)
-                        for part in ("mean", "low", "high")
-                    ),
-                ]
-                for name, r in tuned_results(study).items()
-            }
-            | _learned_lines(study, scale)
-        },
-        path,
-        ylabel=_unit(study),
-    )
+    title = f"{workload}: test {study['metric']} of the best of K"
+    study_plots.best_of_k({title: _best_of_k_lines(study)}, path, ylabel=_unit(study))
     parts = [f"<h2>{html.escape(workload)}</h2>", _image(path, small=True)]
     curves = output / f"{workload}_winners.png"
     updates = study["num_steps"] // len(mean_curve(next(iter(final.values())), "losses"))
@@ -342,6 +335,18 @@ def _workload_section(study: Mapping[str, Any], output: Path) -> str:
         rate = f"{100 * result['divergence_rate']:.0f} % diverged"
         parts.append(f"<h4>{name}</h4><p>{rate}.{flag}</p>" + _image(path))
     return "".join(parts)
+
+
+def _best_of_k_lines(study: Mapping[str, Any]) -> dict[str, Any]:
+    scale = 100 if study["metric"] == "error" else 1
+    lines = {
+        name: [
+            np.asarray(r["best_of_k"]["ks"]),
+            *(scale * json_values(r["best_of_k"], part) for part in ("mean", "low", "high")),
+        ]
+        for name, r in tuned_results(study).items()
+    }
+    return lines | _learned_lines(study, scale)
 
 
 def _learned_lines(study: Mapping[str, Any], scale: float) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from learned_opt import statistics
-from learned_opt.studies import read_trials
+from learned_opt.trials import read_trials
 
 # M ⊆ N: with enough tuning N should never be worse than M.
 ARROWS = (

@@ -39,6 +39,7 @@ from experiments.workdir import open_workdir, write_json
 from learned_opt import statistics, studies, study_plots
 from learned_opt.pretrained import pretrained_names
 from learned_opt.spaces import SearchSpace, around_best, load_space
+from learned_opt.trials import scores as all_scores
 from learned_opt.types import Task, Theta, UpdateRule
 
 _WINNER = 0x7769_6E6E  # folded into the key: the winner meets starts that tuning has not seen
@@ -252,13 +253,13 @@ def _summary(
     Raises:
       FloatingPointError: every trial diverged.
     """
-    scores = studies.scores(trials, metric=config.metric)
+    scores = all_scores(trials, metric=config.metric)
     if not np.isfinite(scores).any():
         raise FloatingPointError(
             f"{study.folder}: all {len(scores)} trials diverged; lower the learning rates of its "
             f"space in {config.spaces} (its trials are kept in {workdir / 'studies'})"
         )
-    test = studies.scores(trials, split="reported", metric=config.metric)
+    test = all_scores(trials, split="reported", metric=config.metric)
     best = list(trials.values())[int(np.argmin(scores))]
     distribution = statistics.best_of_k(scores, test)
     points = [trial["point"] for trial in trials.values()]

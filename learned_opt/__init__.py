@@ -13,6 +13,7 @@ from learned_opt import (
     statistics,
     studies,
     tasks,
+    trials,
     tuning,
     update_rules,
 )
@@ -55,6 +56,7 @@ __all__ = [
     "studies",
     "tasks",
     "train",
+    "trials",
     "tuning",
     "unroll",
     "update_rules",

@@ -14,8 +14,9 @@ import pytest
 from learned_opt import studies
 from learned_opt.meta_training import init_inner
 from learned_opt.spaces import SearchSpace
-from learned_opt.studies import TrialStore, run_lanes, run_study, scores
-from learned_opt.tasks import ImageClassifier
+from learned_opt.studies import run_lanes, run_study
+from learned_opt.tasks import ImageClassifier, Quadratic
+from learned_opt.trials import TrialStore, scores
 from learned_opt.update_rules import hand_designed, hierarchy, lstm
 
 STEPS = 24
@@ -166,6 +167,29 @@ def test_diverged_lanes_are_frozen_and_leave_the_others_alone(task):
         np.testing.assert_allclose(lanes.losses[n, :first], losses[:first], rtol=1e-5)
         assert np.isnan(lanes.losses[n, first:]).all()
     assert diverged
+
+
+def test_a_loss_that_is_not_finite_from_the_start():
+    rates = {"learning_rate": jnp.asarray([0.1, 0.2], jnp.float32)}
+    task = Quadratic(num_dims=2, init_scale=1e30)
+    lanes = run_lanes(
+        hand_designed.sgd(), rates, task, jax.random.key(0), num_steps=4, segments=2, num_seeds=3
+    )
+    assert lanes.diverged_at.tolist() == [0, 0]
+    assert np.isnan(lanes.losses).all() and lanes.losses.shape == (2, 2)
+
+
+def test_seeds_are_averaged():
+    rates = {"learning_rate": jnp.asarray([0.01, 0.02], jnp.float32)}
+    task, key = Quadratic(num_dims=2), jax.random.key(0)
+    settings = dict(num_steps=4, segments=2, report="test")
+    lanes = run_lanes(hand_designed.sgd(), rates, task, key, num_seeds=3, **settings)
+    alone = [
+        run_lanes(hand_designed.sgd(), rates, task, jax.random.fold_in(key, n), **settings)
+        for n in range(3)
+    ]
+    expected = jax.tree.map(lambda *x: np.mean(x, axis=0), *alone)
+    chex.assert_trees_all_close(lanes, expected, rtol=1e-5)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -215,3 +215,21 @@ def test_another_space_in_the_folder_is_refused(tmp_path):
     (spaces / "sgd.json").write_text(json.dumps(moved))
     with pytest.raises(ValueError, match="spaces is .* there and .* here; choose another"):
         tune.main(make_config(rules=("sgd",), spaces=str(spaces.parent)), tmp_path, None)
+
+
+def test_any_text_file(tmp_path):
+    (tmp_path / "text.txt").write_text("to be, or not to be: that is the question. " * 30)
+    settings = {
+        "num_trials": 5, "num_steps": 4, "segments": 2, "winner_seeds": 1, "rules": "('sgd',)",
+        "task.hidden_size": 4, "task.length": 8, "task.batch_size": 2,
+    }  # fmt: skip
+    command = [sys.executable, "-m", "experiments.tune", f"--workdir={tmp_path / 'run'}"]
+    command += ["--config=experiments/configs/tune_char_lstm.py"]
+    command += [f"--config.{name}={value}" for name, value in settings.items()]
+    environment = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
+    run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert run.returncode == 1 and "needs text_file: --text_file" in run.stderr
+    command.append(f"--text_file={tmp_path / 'text.txt'}")
+    run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    assert results(tmp_path / "run")["sgd"]["winner"]["test_error"]

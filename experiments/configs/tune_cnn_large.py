@@ -1,6 +1,6 @@
 """Six rules on Fashion-MNIST, a small convolutional network, with a budget for accelerators.
 
-    python -m experiments.tune --config=experiments/configs/tune_cnn_fashion_mnist_large.py --workdir=DIR
+    python -m experiments.tune --config=experiments/configs/tune_cnn_large.py --workdir=DIR
 
 Data are read from TFDS_DATA_DIR or --data_dir.
 The final spaces are those that `--config.levels="('initial',)" --config.num_trials=32` suggested.
