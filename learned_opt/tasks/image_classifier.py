@@ -215,7 +215,7 @@ def image_classifier(
     """Makes an `ImageClassifier` on a data set given by name.
 
     Args:
-      dataset: `"digits"`, `"mnist"` or `"fashion_mnist"`.
+      dataset: `"digits"`, `"mnist"`, `"fashion_mnist"` or `"cifar10"`.
       hidden_sizes: the widths of the hidden layers; `()` is softmax regression.
       activation: `"sigmoid"`, `"tanh"`, `"relu"` or `"gelu"`.
       batch_size: the number of examples in a minibatch.

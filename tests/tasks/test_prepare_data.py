@@ -24,8 +24,8 @@ def test_a_data_set_that_is_there_is_ready(tiny_mnist):
 
 
 def test_names_the_data_sets_it_knows():
-    done = _run("mnist", "cifar10")
+    done = _run("mnist", "svhn")
     assert done.returncode == 1
     assert done.stderr == (
-        "prepare_data: no such data set: cifar10; choose from mnist, fashion_mnist\n"
+        "prepare_data: no such data set: svhn; choose from mnist, fashion_mnist, cifar10\n"
     )

@@ -42,7 +42,17 @@ RULES = {
     "lstm_raw": lstm((4,), preprocess=None),
 }
 
-every_rule = pytest.mark.parametrize("name", RULES)
+# Rules of the hierarchy are alike: RMSProp and NAdam stand for the others in the fast tests.
+FAST = ("hierarchy.rmsprop", "hierarchy.nadam")
+every_rule = pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow)
+        if name.startswith("hierarchy.") and name not in FAST
+        else name
+        for name in RULES
+    ],
+)
 
 
 def make_theta(name, seed=0):
