@@ -28,11 +28,11 @@ def get_config() -> ConfigDict:
             "rules": ("sgd", "momentum", "nesterov", "rmsprop", "adam", "nadam", "lstm_mnist"),
             "spaces": "experiments/spaces/mlp_fashion_mnist",
             "levels": ("final",),
-            "num_trials": 64,
+            "num_trials": 50,
             "num_steps": 1000,
             "num_seeds": 1,
             "segments": 10,
-            "lanes": 32,
+            "lanes": 10,
             "metric": "error",
             "winner_seeds": 10,
         }
