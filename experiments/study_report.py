@@ -393,7 +393,10 @@ def _unit(study: Mapping[str, Any]) -> str:
 
 def _plus_minus(study: Mapping[str, Any], values: np.ndarray) -> str:
     scale = 100 if study["metric"] == "error" else 1
-    error = values.std(ddof=1) / len(values) ** 0.5 if np.isfinite(values).all() else np.nan
+    diverged = int((~np.isfinite(values)).sum())
+    if diverged:
+        return f"diverged on {diverged} of {len(values)} seeds"
+    error = values.std(ddof=1) / len(values) ** 0.5
     return f"{scale * values.mean():.4g} ± {scale * error:.2g}"
 
 

@@ -87,17 +87,18 @@ def tuned_results(study: Mapping[str, Any]) -> dict[str, Any]:
 
 def winners_summary(study: Mapping[str, Any]) -> dict[str, Any]:
     """The winners' mean test scores, and what their studies were like."""
-    return {
-        name: {
-            "mean": float(winner_scores(study, r).mean()),
-            "standard_error": float(
-                winner_scores(study, r).std(ddof=1) / len(winner_scores(study, r)) ** 0.5
-            ),
-            "num_trials": r["num_trials"],
-            "divergence_rate": r["divergence_rate"],
+    found = {}
+    for name, result in final_results(study).items():
+        values = winner_scores(study, result)
+        diverged = int((~np.isfinite(values)).sum())
+        found[name] = {
+            "mean": None if diverged else float(values.mean()),
+            "standard_error": None if diverged else float(values.std(ddof=1) / len(values) ** 0.5),
+            "diverged_seeds": diverged,
+            "num_trials": result["num_trials"],
+            "divergence_rate": result["divergence_rate"],
         }
-        for name, r in final_results(study).items()
-    }
+    return found
 
 
 def compare_arrows(study: Mapping[str, Any]) -> dict[str, Any]:
@@ -114,6 +115,8 @@ def compare_arrows(study: Mapping[str, Any]) -> dict[str, Any]:
         )
         lows = (seeds.low, tuning.low)
         answer = "worse" if min(lows) > 0 else "never worse" if max(lows) <= 0 else "unclear"
+        if np.isnan(lows).any():  # both diverged somewhere
+            answer = "unclear"
         found[f"{special} ⊆ {general}"] = {
             "seeds": [seeds.mean, seeds.low, seeds.high],
             "tuning": list(tuning),

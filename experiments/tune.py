@@ -355,19 +355,25 @@ def _table(level: str, results: Mapping[str, Any], config: ConfigDict) -> Table:
     )
     table.add_column("rule")
     scale, unit = (100, ", %") if config.metric == "error" else (1, "")
-    columns = (f"valid {config.metric}{unit}", f"test {config.metric}{unit}", "test loss")
+    columns = [f"valid {config.metric}{unit}", f"test {config.metric}{unit}"]
+    columns += ["test loss"] if config.metric != "loss" else []
     for column in (*columns, "diverged", "best point on the edge of"):
         table.add_column(column, justify="right")
     for name, result in results.items():
         values = np.array(result["winner"][f"test_{config.metric}"], float)
         loss = np.array(result["winner"]["test_loss"], float)
-        error = values.std(ddof=1) / np.sqrt(len(values)) if len(values) > 1 else 0.0
+        diverged = int((~np.isfinite(values)).sum())
+        if diverged:
+            shown = f"diverged on {diverged} of {len(values)} seeds"
+        else:
+            error = values.std(ddof=1) / np.sqrt(len(values)) if len(values) > 1 else 0.0
+            shown = f"{scale * values.mean():.4g} ± {scale * error:.2g}"
         edges = [f"{k} ({v})" for k, v in result["best"]["on_edge"].items()]
         table.add_row(
             name,
             f"{scale * result['best']['score']:.4g}",
-            f"{scale * values.mean():.4g} ± {scale * error:.2g}",
-            f"{loss.mean():.4g}",
+            shown,
+            *([f"{loss.mean():.4g}"] if config.metric != "loss" else []),
             f"{100 * result['divergence_rate']:.0f} %",
             ", ".join(edges),
         )

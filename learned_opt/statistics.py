@@ -234,7 +234,8 @@ def paired_difference(
     better = float(np.mean((a < b) + 0.5 * ((a == b) | (np.isnan(a) & np.isnan(b)))))
     rng = np.random.default_rng(seed)
     means = difference[rng.integers(0, len(a), (num_samples, len(a)))].mean(axis=1)
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    ends = [(1 - level) / 2, (1 + level) / 2]
+    low, high = np.quantile(means, ends, method="inverted_cdf")  # infinities are not interpolated
     return PairedDifference(float(difference.mean()), float(low), float(high), better)
 
 

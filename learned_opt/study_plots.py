@@ -110,7 +110,7 @@ def winners(
             lows.append(mean.min())
             highs.append(mean[0])
         if lows:
-            _log_axis(axis, lows, [np.median(highs)], above=1.6)
+            _log_axis(axis, lows, [np.quantile(highs, 0.25)], above=2.0)
         axis.set_title(title, fontsize=10)
     _finish(figure, axes, path, legend="right")
 
@@ -126,22 +126,27 @@ def projections(
 
     Args:
       panels: hyperparameter -> (values, scores, 'log' or 'linear'), a value and a score a trial;
-        trials that diverged (not finite) are ticks at the upper edge.
+        trials that diverged (not finite), and the worst tenth, are ticks at the upper edge.
       path: the PNG file.
       ylabel: the score.
       title: of the figure.
     """
+    from matplotlib.ticker import NullFormatter
+
     figure, axes = _panels(len(panels), ylabel=ylabel, xlabel="", sharey=True)
     for axis, (name, (values, scores, scale)) in zip(axes, panels.items(), strict=False):
         values, scores = np.asarray(values, float), np.asarray(scores, float)
-        fine = np.isfinite(scores)
         axis.set_xscale(scale)
-        axis.plot(values[fine], scores[fine], "o", color="#0072B2", markersize=3.5, alpha=0.7)
+        if scale == "log":
+            axis.xaxis.set_minor_formatter(NullFormatter())
+        fine = np.isfinite(scores)
         if fine.any():
             best = np.argmin(np.where(fine, scores, np.inf))
+            fine &= scores <= 1.2 * np.quantile(scores[fine], 0.9, method="lower")
+            axis.plot(values[fine], scores[fine], "o", color="#0072B2", markersize=3.5, alpha=0.7)
             axis.plot(values[best], scores[best], "*", color="#D55E00", markersize=13, zorder=4)
             if (scores[fine] > 0).all():
-                _log_axis(axis, scores[fine], scores[fine], above=1.2)
+                _log_axis(axis, 0.85 * scores[fine], scores[fine], above=1.2)
         if (~fine).any():
             top = np.full((~fine).sum(), axis.get_ylim()[1])
             axis.plot(values[~fine], top, "|", color="#D55E00", markersize=9, clip_on=False)
@@ -208,10 +213,12 @@ def rankings(
             middle, low, high = np.array(scores, float).T
             x = np.arange(len(levels)) + 0.06 * (n - (len(rules) - 1) / 2)
             color, dashes = styles[label]
+            with np.errstate(invalid="ignore"):  # infinite where a winner diverged: not drawn
+                bars = np.nan_to_num([middle - low, high - middle], posinf=0.0)
             axis.errorbar(
                 x,
-                middle,
-                yerr=[middle - low, high - middle],
+                np.where(np.isfinite(middle), middle, np.nan),
+                yerr=bars,
                 color=color,
                 linestyle=dashes,
                 marker="o",
