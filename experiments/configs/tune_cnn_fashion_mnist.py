@@ -3,7 +3,7 @@
     python -m experiments.tune --config=experiments/configs/tune_cnn_fashion_mnist.py --workdir=DIR
 
 Data are read from TFDS_DATA_DIR or --data_dir.
-The final spaces are those that `--config.levels="('initial',)" --config.num_trials=32` suggested.
+The final spaces are those that `--config.levels="('initial',)" --config.num_trials=16` suggested.
 
 Run time: RUNTIME
 
@@ -30,7 +30,7 @@ def get_config() -> ConfigDict:
             "num_trials": 50,
             "num_steps": 300,
             "num_seeds": 1,
-            "segments": 10,
+            "segments": 5,
             "lanes": 10,
             "metric": "error",
             "winner_seeds": 10,

@@ -3,7 +3,7 @@
     python -m experiments.tune --config=experiments/configs/tune_fashion_mnist.py --workdir=DIR
 
 Data are read from TFDS_DATA_DIR or --data_dir.
-The final spaces are those that `--config.levels="('initial',)" --config.num_trials=32` suggested.
+The final spaces are those that `--config.levels="('initial',)" --config.num_trials=16` suggested.
 
 Run time: RUNTIME
 

@@ -1,5 +1,7 @@
 """Convolutional tasks: sizes of the published networks, arithmetic in NumPy, and bad input."""
 
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -86,8 +88,7 @@ def test_the_small_network_in_numpy():
 
 
 def test_evaluation_in_parts_covers_every_example(monkeypatch):
-    from learned_opt.tasks import conv_classifier as module
-
+    module = sys.modules["learned_opt.tasks.conv_classifier"]
     task = ConvClassifier.from_arrays(splits(), num_classes=10, batch_size=1)
     params = task.init(jax.random.key(1), ())
     whole = task.evaluate(params, (), "train")
