@@ -8,6 +8,7 @@ where it was cut short. Writes results.json, tables.txt, metrics.jsonl, TensorBo
 config.json, versions.json, and the figures losses.png and widths.png into the work directory.
 """
 
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -140,8 +141,9 @@ def run_sweep(
 ) -> dict[tuple[int, int], list[Result]]:
     """Compares the rules on every width and depth; (layers, width) -> results."""
     sweep = config.sweep
-    return {
-        (layers, width): compare_rules(
+    found = {}
+    for layers, width in itertools.product(sweep.layers, sweep.widths):
+        found[layers, width] = compare_rules(
             variant(base, {"hidden_sizes": (width,) * layers}),
             entries,
             jax.random.key(config.seed),
@@ -154,9 +156,8 @@ def run_sweep(
             title=f"{layers} x {width} units: ",
             measure=False,
         )
-        for layers in sweep.layers
-        for width in sweep.widths
-    }
+        jax.clear_caches()  # programs of a hundred shapes use up the memory maps of a process
+    return found
 
 
 def _check_sweep(config: ConfigDict) -> ConfigDict:

@@ -110,6 +110,7 @@ def main(config: ConfigDict, workdir: Path, data_dir: str | None) -> None:
                     print(f"{study.folder}: {message}")
                     continue
                 done[study.folder] = _summary(study, trials, task, workdir, config)
+                jax.clear_caches()  # programs of many studies use up a process's memory maps
             results[level][study.rule_name] = done[study.folder]
     shown = {level: found for level, found in results.items() if found}
     description = {name: config[name] for name in ("workload", "metric", "num_steps", "num_trials")}
