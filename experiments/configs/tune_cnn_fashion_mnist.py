@@ -5,9 +5,9 @@
 Data are read from TFDS_DATA_DIR or --data_dir.
 The final spaces are those that `--config.levels="('initial',)" --config.num_trials=16` suggested.
 
-Run time: RUNTIME
+Run time: about 35 minutes on 2 cores.
 
-Expected: RULES
+Expected: test errors of the winners in the final spaces are in docs/studies.
 """
 
 from ml_collections import ConfigDict
