@@ -145,12 +145,12 @@ class TunedDifference(NamedTuple):
     """How two tuned rules compare, over what their trials might have been.
 
     Attributes:
-      mean: the mean of A − B; NaN where the best trial may be one that diverged.
+      median: the median of A − B.
       low: its 5th percentile.
       high: its 95th percentile.
     """
 
-    mean: float
+    median: float
     low: float
     high: float
 
@@ -181,11 +181,10 @@ def tuned_difference(
     p_b = rank_probabilities(len(b), len(b), method="bootstrap")
     with np.errstate(invalid="ignore"):
         differences, p = (a[:, None] - b).ravel(), np.outer(p_a, p_b).ravel()
-        mean = float(np.where(p > 0, p * differences, 0.0).sum())
     order = np.argsort(differences, kind="stable")  # NaN, both diverged, comes last
-    at = np.searchsorted(np.cumsum(p[order]), np.array([0.05, 0.95]) - 1e-12)
-    low, high = differences[order][at.clip(max=len(order) - 1)]
-    return TunedDifference(mean, float(low), float(high))
+    at = np.searchsorted(np.cumsum(p[order]), np.array([0.5, 0.05, 0.95]) - 1e-12)
+    median, low, high = differences[order][at.clip(max=len(order) - 1)]
+    return TunedDifference(float(median), float(low), float(high))
 
 
 class PairedDifference(NamedTuple):

@@ -72,10 +72,11 @@ def test_the_numbers_are_those_of_the_trials(report, workdirs):
                 test = np.array([t["reported"]["loss"] or np.inf for t in found])
             drawn = rng.integers(0, 8, (20_000, 8))
             best[rule] = test[drawn[np.arange(20_000), np.argmin(valid[drawn], axis=1)]]
-        mean, low, high = summary["arrows"][workload]["momentum ⊆ adam"]["tuning"]
+        median, low, high = summary["arrows"][workload]["momentum ⊆ adam"]["tuning"]
         difference = best["adam"] - best["momentum"]
-        assert mean == pytest.approx(difference.mean(), abs=4 * difference.std() / 141 + 1e-9)
-        assert low <= mean <= high
+        for share, value in ((0.5, median), (0.05, low), (0.95, high)):
+            assert np.mean(difference < value - 1e-9) - 0.02 <= share
+            assert share <= np.mean(difference <= value + 1e-9) + 0.02
         assert summary["arrows"][workload]["momentum ⊆ adam"]["answer"] in (
             "never worse",
             "unclear",
