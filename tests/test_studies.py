@@ -132,7 +132,14 @@ def test_muon_equals_a_python_loop(task):
 
 @pytest.mark.parametrize(
     "name",
-    ["sgd", "momentum", "nesterov", "rmsprop", "adam", "nadam", "adagrad", "adadelta"],
+    [
+        "rmsprop",
+        "nadam",
+        *(  # alike
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in ("sgd", "momentum", "nesterov", "adam", "adagrad", "adadelta")
+        ),
+    ],
 )
 def test_the_hierarchy_equals_a_python_loop(name, task):
     """Each lane its own learning rate and its own length of the decay."""

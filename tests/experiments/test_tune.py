@@ -65,6 +65,7 @@ def test_tune(tmp_path, capsys):
     assert "test error, %" in shown and "lstm_mnist" in shown
 
 
+@pytest.mark.slow
 def test_extending_keeps_the_trials(tmp_path):
     tune.main(make_config(num_trials=3, rules=("sgd",)), tmp_path, None)
     before = (tmp_path / "studies/initial/sgd/trials_0.jsonl").read_bytes()
@@ -73,6 +74,7 @@ def test_extending_keeps_the_trials(tmp_path):
     assert after.startswith(before) and len(after.splitlines()) == 6
 
 
+@pytest.mark.slow
 def test_shards_share_a_folder(tmp_path, capsys):
     config = make_config(rules=("sgd",))
     tune.main(make_config(rules=("sgd",), shard=1, num_shards=2), tmp_path / "shared", None)
