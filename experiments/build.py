@@ -36,18 +36,11 @@ HAND_DESIGNED: dict[str, Callable[..., UpdateRule]] = {
     )
 }
 
+# The rules of Choi et al. have the names of those above that they are versions of.
 HIERARCHY: dict[str, Callable[..., UpdateRule]] = {
     name: getattr(update_rules.hierarchy, name)
-    for name in (
-        "sgd",
-        "momentum",
-        "nesterov",
-        "adagrad",
-        "adadelta",
-        "rmsprop",
-        "adam",
-        "nadam",
-    )
+    for name in HAND_DESIGNED
+    if hasattr(update_rules.hierarchy, name)
 }
 
 LEARNED: dict[str, Callable[..., UpdateRule]] = {"lstm": update_rules.lstm}

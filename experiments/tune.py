@@ -14,7 +14,7 @@ The same command goes on where it was cut short, with more `num_trials` it exten
 several machines share a work directory with --config.shard=N and --config.num_shards=M.
 `experiments.study_report` makes a page of one work directory or several.
 
-Writes studies/LEVEL/RULE/ (every trial), winners/LEVEL/RULE.json, suggested_spaces/RULE.json,
+Writes studies/LEVEL/RULE/ (every trial), winners/LEVEL/RULE.json, suggested_spaces/LEVEL/RULE.json,
 results.json, tables.txt, config.json, versions.json and best_of_k.png into the work directory.
 """
 
