@@ -12,7 +12,6 @@ Writes report.html (self-contained), its figures as PNG, summary.json and trials
 into the output directory.
 """
 
-import base64
 import html
 import json
 import sys
@@ -23,6 +22,7 @@ from typing import Any
 import numpy as np
 from absl import app, flags
 
+from experiments.html_page import image, page, table
 from experiments.study_results import (
     all_trials,
     compare_arrows,
@@ -47,6 +47,10 @@ from learned_opt.trials import scores
 _WORKDIRS = flags.DEFINE_list("workdirs", None, "work directories of experiments.tune")
 _OUTPUT = flags.DEFINE_string("output", None, "where the report goes")
 
+_INTRODUCTION = (
+    "<p>Tuning studies after Choi et al., <i>On empirical comparisons of optimizers for deep "
+    "learning</i> (2019). Every trial is in <code>trials.jsonl</code>.</p>"
+)
 _K_OF_DUELS = 10  # trials that each rule gets where two of them are compared
 
 
@@ -85,7 +89,9 @@ def make_report(workdirs: Sequence[str], output: Path) -> dict[str, Any]:
         sections.append(_ranking_section(studies, reversals, output))
     sections.append(_target_section(studies, targets, output))
     sections += [_workload_section(study, output) for study in studies]
-    (output / "report.html").write_text(_page(sections), encoding="utf-8")
+    (output / "report.html").write_text(
+        page("Which optimizer is really better?", [_INTRODUCTION, *sections]), encoding="utf-8"
+    )
     write_json(output / "summary.json", summary)
     with (output / "trials.jsonl").open("w") as file:
         for study in studies:
@@ -127,9 +133,9 @@ def _overview(studies: Sequence[Mapping[str, Any]], output: Path) -> str:
         "run again from fresh seeds and evaluated on the test split (mean ± standard error; errors "
         "in %, losses as they are; the best in bold). A learned rule has nothing to tune and is "
         "run as it is.</p>"
-        + _table(head, rows)
+        + table(head, rows)
         + "<p>What the best of K trials, chosen on the validation split, gives on the test split: "
-        "the mean and the 5th to 95th percentile over subsets of the trials.</p>" + _image(path)
+        "the mean and the 5th to 95th percentile over subsets of the trials.</p>" + image(path)
     )
 
 
@@ -172,7 +178,7 @@ def _arrow_section(
         "intervals: over the fresh seeds of the two winners, which share their starts and "
         "minibatches, and over the best trial of as many trials drawn anew with replacement. "
         "<i>Worse</i>: both intervals lie above zero; <i>unclear</i>: one of them does; "
-        "<i>never worse</i>: none.</p>" + _image(path) + _table(head, rows)
+        "<i>never worse</i>: none.</p>" + image(path) + table(head, rows)
     )
 
 
@@ -214,8 +220,8 @@ def _ranking_section(
         )
         parts.append(
             f"<h3>{html.escape(workload)}</h3>"
-            + _image(path)
-            + _table(["space", "winners, best first"], orders)
+            + image(path)
+            + table(["space", "winners, best first"], orders)
             + f"<p>{verdict}.</p>"
         )
     return (
@@ -252,7 +258,7 @@ def _target_section(
     text = (
         "<h2>Steps and time to a target</h2><p>The target is the validation score at which the "
         "weakest tuned winner ends; updates are counted in the segments in which it is measured. "
-        "Times are of one run alone, evaluations included.</p>" + _table(head, rows)
+        "Times are of one run alone, evaluations included.</p>" + table(head, rows)
     )
     common = set.intersection(*(set(t["rules"]) for t in targets.values()))
     rules = [rule for rule in final_results(studies[0]) if rule in common]
@@ -273,7 +279,7 @@ def _target_section(
     return (
         text + f"<p>Performance profiles over the {len(studies)} workloads: at a factor τ, the "
         "share of workloads on which a rule needs at most τ times the updates of the best "
-        "one.</p>" + _image(path, small=True)
+        "one.</p>" + image(path, small=True)
     )
 
 
@@ -283,7 +289,7 @@ def _workload_section(study: Mapping[str, Any], output: Path) -> str:
     path = output / f"{workload}_best_of_k.png"
     title = f"{workload}: test {study['metric']} of the best of K"
     study_plots.best_of_k({title: _best_of_k_lines(study)}, path, ylabel=_unit(study))
-    parts = [f"<h2>{html.escape(workload)}</h2>", _image(path, small=True)]
+    parts = [f"<h2>{html.escape(workload)}</h2>", image(path, small=True)]
     curves = output / f"{workload}_winners.png"
     updates = study["num_steps"] // len(mean_curve(next(iter(final.values())), "losses"))
     study_plots.winners(
@@ -303,7 +309,7 @@ def _workload_section(study: Mapping[str, Any], output: Path) -> str:
         curves,
         ylabel="",
     )
-    parts += ["<h3>Winners over fresh seeds</h3>", _image(curves)]
+    parts += ["<h3>Winners over fresh seeds</h3>", image(curves)]
     rules = list(tuned_results(study))
     k = min(_K_OF_DUELS, *(r["num_trials"] for r in tuned_results(study).values()))
     duels = np.array(
@@ -324,7 +330,7 @@ def _workload_section(study: Mapping[str, Any], output: Path) -> str:
         {f"% of the time the row beats the column,\neach the best of {k} trials": (rules, duels)},
         path,
     )
-    parts += ["<h3>Who beats whom</h3>", _image(path, small=True)]
+    parts += ["<h3>Who beats whom</h3>", image(path, small=True)]
     parts.append("<h3>Where the trials lie in their spaces</h3>")
     for name, result in tuned_results(study).items():
         path = output / f"{workload}_{name}_projections.png"
@@ -333,7 +339,7 @@ def _workload_section(study: Mapping[str, Any], output: Path) -> str:
         note = ", ".join(f"{k} ({v})" for k, v in edges.items())
         flag = f" The best point lies on the edge of {html.escape(note)}." if edges else ""
         rate = f"{100 * result['divergence_rate']:.0f} % diverged"
-        parts.append(f"<h4>{name}</h4><p>{rate}.{flag}</p>" + _image(path))
+        parts.append(f"<h4>{name}</h4><p>{rate}.{flag}</p>" + image(path))
     return "".join(parts)
 
 
@@ -398,35 +404,6 @@ def _plus_minus(study: Mapping[str, Any], values: np.ndarray) -> str:
         return f"diverged on {diverged} of {len(values)} seeds"
     error = values.std(ddof=1) / len(values) ** 0.5
     return f"{scale * values.mean():.4g} ± {scale * error:.2g}"
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    top = "".join(f"<th>{cell}</th>" for cell in head)
-    body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
-    return f"<table><tr>{top}</tr>{body}</table>"
-
-
-def _image(path: Path, *, small: bool = False) -> str:
-    data = base64.b64encode(path.read_bytes()).decode()
-    width = "min(100%, 46em)" if small else "100%"
-    return f'<img alt="{path.stem}" style="width:{width}" src="data:image/png;base64,{data}">'
-
-
-def _page(sections: Sequence[str]) -> str:
-    return (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        "<title>Tuning studies</title><style>"
-        "body{font:16px/1.5 system-ui,sans-serif;max-width:76em;margin:2em auto;padding:0 1em}"
-        "table{border-collapse:collapse;margin:1em 0;font-size:14px}"
-        "td,th{padding:.25em .8em;border-bottom:1px solid #ddd;text-align:left}"
-        "img{display:block;margin:.5em 0}h2{margin-top:2em;border-bottom:2px solid #888}"
-        "</style></head><body><h1>Which optimizer is really better?</h1>"
-        "<p>Tuning studies after Choi et al., <i>On empirical comparisons of optimizers for deep "
-        "learning</i> (2019). Every trial is in <code>trials.jsonl</code>.</p>"
-        + "".join(sections)
-        + "</body></html>"
-    )
 
 
 def main(argv: Sequence[str]) -> None:

@@ -4,7 +4,6 @@ Matplotlib is imported when a figure is made, and never its state machine: nothi
 window or changes a setting of the caller's.
 """
 
-import itertools
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -13,25 +12,19 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike
 
+from learned_opt.plot_style import (
+    COLORS,
+    KNOWN_STYLES,
+    LAST_STYLE,
+    all_labels,
+    base,
+    line_weight,
+    log_axis,
+    make_panels,
+    save,
+    styles_of,
+)
 from learned_opt.tasks import Surface
-
-# Okabe and Ito's colours, told apart by colour-blind readers as well; without yellow, which is
-# faint on white. Names that are not listed take the other colours in turn, dashed when used up.
-_COLORS = ("#000000", "#D55E00", "#56B4E9", "#0072B2", "#009E73", "#CC79A7", "#E69F00")
-_DASHES = ("solid", (0, (5, 2)), (0, (1.5, 1.5)), (0, (5, 1.5, 1, 1.5)))
-_KNOWN = {
-    "sgd": ("#7F7F7F", "solid"),
-    "momentum": ("#009E73", "solid"),
-    "nesterov": ("#0072B2", "solid"),
-    "rmsprop": ("#CC79A7", "solid"),
-    "adam": ("#E69F00", "solid"),
-    "adagrad": ("#7F7F7F", "dashed"),
-    "adadelta": ("#009E73", "dashed"),
-    "nadam": ("#0072B2", "dashed"),
-    "adamw": ("#CC79A7", "dashed"),
-    "muon": ("#E69F00", "dashed"),
-}
-_LAST = ("#000000", "solid")  # when all are used up
 
 Band = Literal["standard_error", "quantiles"]
 
@@ -54,8 +47,8 @@ def loss_curves(
       ylabel: what the losses are.
       marks: numbers of updates to mark by a vertical line.
     """
-    styles = _styles(_labels(panels))
-    figure, axes = _panels(len(panels), ylabel=ylabel, xlabel="updates")
+    styles = styles_of(all_labels(panels))
+    figure, axes = make_panels(len(panels), ylabel=ylabel, xlabel="updates")
     for axis, (title, curves) in zip(axes, panels.items(), strict=False):
         starts, lows = [], []
         for label, losses in curves.items():
@@ -63,15 +56,17 @@ def loss_curves(
             steps = np.arange(len(middle))
             color, dashes = styles[label]
             axis.fill_between(steps, low, high, color=color, alpha=0.2, linewidth=0)
-            axis.plot(steps, middle, color=color, linestyle=dashes, label=label, **_weight(label))
+            axis.plot(
+                steps, middle, color=color, linestyle=dashes, label=label, **line_weight(label)
+            )
             starts.append(middle[0])
             lows.append(np.min(middle, where=middle > 0, initial=middle[0]))
         for mark in marks:
             axis.axvline(mark, color="0.6", linewidth=0.8, linestyle=(0, (2, 2)), zorder=0)
-        _log_axis(axis, lows, starts, above=1.4)
+        log_axis(axis, lows, starts, above=1.4)
         axis.set_xlim(0, len(middle) - 1)
         axis.set_title(title, fontsize=10)
-    _finish(figure, axes, path, legend="right")
+    save(figure, axes, path, legend="right")
 
 
 def tuning_curves(
@@ -92,8 +87,8 @@ def tuning_curves(
       xlabel: the hyperparameter.
       ylabel: the score.
     """
-    styles = _styles(curves)
-    figure, axes = _panels(1, ylabel=ylabel, xlabel=xlabel)
+    styles = styles_of(curves)
+    figure, axes = make_panels(1, ylabel=ylabel, xlabel=xlabel)
     bests = []
     for label, (values, scores) in curves.items():
         values, scores = np.asarray(values), np.asarray(scores, np.float64)
@@ -106,9 +101,9 @@ def tuning_curves(
         axes[0].plot(values[best], scores[best], "o", color=color)
         bests.append(scores[best])
     axes[0].set_xscale("log")
-    _log_axis(axes[0], bests, bests, above=10.0)
+    log_axis(axes[0], bests, bests, above=10.0)
     axes[0].set_title(title, fontsize=10)
-    _finish(figure, axes, path, legend="right")
+    save(figure, axes, path, legend="right")
 
 
 def width_sweep(
@@ -124,8 +119,8 @@ def width_sweep(
       path: the PNG file.
       ylabel: what the losses are.
     """
-    styles = _styles(_labels(panels))
-    figure, axes = _panels(len(panels), ylabel=ylabel, xlabel="hidden units", sharey=True)
+    styles = styles_of(all_labels(panels))
+    figure, axes = make_panels(len(panels), ylabel=ylabel, xlabel="hidden units", sharey=True)
     for axis, (title, curves) in zip(axes, panels.items(), strict=False):
         for label, (widths, means, errors) in curves.items():
             color, dashes = styles[label]
@@ -138,11 +133,11 @@ def width_sweep(
                 marker="o",
                 markersize=3.5,
                 label=label,
-                **_weight(label),
+                **line_weight(label),
             )
         axis.set_ylim(bottom=0)
         axis.set_title(title, fontsize=10)
-    _finish(figure, axes, path, legend="right")
+    save(figure, axes, path, legend="right")
 
 
 def inclusions(
@@ -161,14 +156,14 @@ def inclusions(
       path: the PNG file.
       task: what the errors were measured on.
     """
-    figure, (left, right) = _panels(2, xlabel="", ylabel="")
+    figure, (left, right) = make_panels(2, xlabel="", ylabel="")
     for n, (label, (eps, values)) in enumerate(errors.items()):
         values = np.asarray(values, np.float64)
         # Lines of the same slope lie on each other: markers of their own keep them apart.
         left.plot(
             np.asarray(eps)[values > 0],
             values[values > 0],
-            color=_COLORS[n % len(_COLORS)],
+            color=COLORS[n % len(COLORS)],
             marker="os^Dv"[n % 5],
             markersize=9 - 2.5 * n if n < 3 else 3,
             markerfacecolor="none",
@@ -180,7 +175,7 @@ def inclusions(
     left.set_title("largest relative error" + (f" on {task}" if task else ""), fontsize=10)
     left.legend(frameon=False, fontsize=8)
     for (label, values), marker in zip(responses.items(), "os^D", strict=False):
-        color, dashes = _KNOWN.get(_base(label), _LAST)
+        color, dashes = KNOWN_STYLES.get(base(label), LAST_STYLE)
         right.plot(values, color=color, linestyle=dashes, marker=marker, markersize=4, label=label)
     right.set_xlabel("updates since")
     right.set_title("response to one gradient of 1", fontsize=10)
@@ -203,8 +198,8 @@ def trajectories(
     """
     import matplotlib.patheffects
 
-    styles = _styles(_labels({title: ways for title, (_, ways) in panels.items()}))
-    figure, axes = _panels(len(panels), xlabel="", ylabel="")
+    styles = styles_of(all_labels({title: ways for title, (_, ways) in panels.items()}))
+    figure, axes = make_panels(len(panels), xlabel="", ylabel="")
     halo = [matplotlib.patheffects.withStroke(linewidth=3, foreground="white")]
     for axis, (title, (surface, ways)) in zip(axes, panels.items(), strict=False):
         _contours(axis, surface)
@@ -232,7 +227,7 @@ def trajectories(
     legend: Literal["right"] | None = None
     if any(len(ways) > 1 for _, ways in panels.values()):
         legend = "right"
-    _finish(figure, axes, path, legend=legend)
+    save(figure, axes, path, legend=legend)
 
 
 def meta_training(records: Sequence[Mapping[str, Any]], path: str | os.PathLike) -> None:
@@ -242,7 +237,7 @@ def meta_training(records: Sequence[Mapping[str, Any]], path: str | os.PathLike)
       records: lines of `metrics.jsonl`, as `read_metrics` gives them.
       path: the PNG file.
     """
-    figure, axes = _panels(2, xlabel="meta-updates", ylabel="")
+    figure, axes = make_panels(2, xlabel="meta-updates", ylabel="")
     shown = [
         ("meta_loss", "meta-loss per inner step", "-"),
         ("validation_score", "validation score (final loss on fresh problems)", ".-"),
@@ -251,14 +246,14 @@ def meta_training(records: Sequence[Mapping[str, Any]], path: str | os.PathLike)
         rows = [(r["step"], r[name]) for r in records if name in r]
         if rows:
             steps, values = np.asarray(rows, np.float64).T
-            axis.plot(steps, values, style, color=_COLORS[1], linewidth=1)
+            axis.plot(steps, values, style, color=COLORS[1], linewidth=1)
             if name == "validation_score" and np.isfinite(values).any():
                 best = np.nanargmin(values)
                 axis.plot(steps[best], values[best], "o", color="black")
                 title += f"\nbest: {values[best]:.4g} at {steps[best]:.0f}"
-            _log_axis(axis, values, values, above=1.2)
+            log_axis(axis, values, values, above=1.2)
         axis.set_title(title, fontsize=10)
-    _finish(figure, axes, path, legend=None)
+    save(figure, axes, path, legend=None)
 
 
 def _summary(losses: np.ndarray, band: Band) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -274,63 +269,6 @@ def _summary(losses: np.ndarray, band: Band) -> tuple[np.ndarray, np.ndarray, np
     return mean, mean - error, mean + error
 
 
-def _labels(panels: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    return list(dict.fromkeys(itertools.chain.from_iterable(panels.values())))
-
-
-def _styles(labels: Sequence[str] | Mapping[str, Any]) -> dict[str, tuple[str, Any]]:
-    """A colour and a dash for each label: the same colour for a rule in every figure.
-
-    The first word of a label is the rule's name; a second label of the same rule is dashed.
-    """
-    styles: dict[str, tuple[str, Any]] = {}
-    reserved = {_KNOWN[_base(label)] for label in labels if _base(label) in _KNOWN}
-    others = ((color, dash) for dash in _DASHES for color in _COLORS)
-    free = itertools.chain((s for s in others if s not in reserved), itertools.repeat(_LAST))
-    for label in labels:
-        if _base(label) in _KNOWN:
-            color, first = _KNOWN[_base(label)]
-            dashes = (first, *_DASHES)
-            styles[label] = next(
-                ((color, dash) for dash in dashes if (color, dash) not in styles.values()), _LAST
-            )
-        else:
-            styles[label] = next(free)
-    return styles
-
-
-def _base(label: str) -> str:
-    return label.split(" ")[0]
-
-
-def _log_axis(axis: Any, lows: ArrayLike, highs: ArrayLike, *, above: float) -> None:
-    """A log scale from the lowest of `lows` to somewhat above the highest of `highs`.
-
-    Over a few decades it has ticks at 1, 2 and 5, written as plain numbers. What is not positive
-    and finite plays no part.
-    """
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
-
-    ends = [np.asarray(values, np.float64) for values in (lows, highs)]
-    ends = [values[np.isfinite(values) & (values > 0)] for values in ends]
-    if not all(values.size for values in ends):
-        return
-    low, high = 0.85 * ends[0].min(), above * ends[1].max()
-    axis.set_yscale("log")
-    axis.set_ylim(low, high)
-    if high < 1e4 * low:
-        axis.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=20))
-        axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        axis.yaxis.set_minor_locator(NullLocator())
-        axis.yaxis.set_minor_formatter(NullFormatter())
-
-
-def _weight(label: str) -> dict[str, float]:
-    """Rules that are not hand-designed stand out."""
-    known = _base(label) in _KNOWN
-    return {"linewidth": 1.3 if known else 2.2, "zorder": 2 if known else 3}
-
-
 def _contours(axis: Any, surface: Surface) -> None:
     x, y = (np.linspace(*ends, 201) for ends in surface.window)
     values = np.asarray(surface.value(*np.meshgrid(x, y)))  # type: ignore[arg-type]
@@ -343,40 +281,3 @@ def _ranks(levels: np.ndarray) -> Any:
     from matplotlib.colors import BoundaryNorm
 
     return BoundaryNorm(levels, 256)
-
-
-def _panels(
-    number: int, *, xlabel: str, ylabel: str, sharey: bool = False
-) -> tuple[Any, list[Any]]:
-    """A figure with `number` panels in rows of at most four."""
-    from matplotlib.figure import Figure
-
-    columns = {4: 2}.get(number, min(number, 3 if number in (5, 6, 9) else 4))
-    rows = math.ceil(number / columns)
-    width, height = (6.4, 4.2) if number == 1 else (3.9, 3.4)
-    figure = Figure(figsize=(width * columns, height * rows), dpi=130, layout="constrained")
-    grid = figure.subplots(rows, columns, squeeze=False, sharey=sharey)
-    axes = list(grid.flat)
-    for axis in axes[number:]:
-        axis.remove()
-    for n, axis in enumerate(axes[:number]):
-        axis.grid(True, which="major", color="0.9", linewidth=0.7)
-        axis.set_axisbelow(True)
-        axis.spines[["top", "right"]].set_visible(False)
-        if xlabel:
-            axis.set_xlabel(xlabel)
-        if ylabel and n % columns == 0:
-            axis.set_ylabel(ylabel)
-    return figure, axes[:number]
-
-
-def _finish(
-    figure: Any, axes: list[Any], path: str | os.PathLike, *, legend: Literal["right"] | None
-) -> None:
-    if legend:
-        handles: dict[str, Any] = {}
-        for axis in axes:
-            for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
-                handles.setdefault(label, handle)
-        figure.legend(handles.values(), handles.keys(), loc="outside right upper", frameon=False)
-    figure.savefig(path)

@@ -222,7 +222,7 @@ def _stepwise(rule: UpdateRule) -> tuple[Callable[..., Any], ...]:
 
 
 def default_lanes(rule: UpdateRule, task: Task) -> int:
-    """How many lanes to run at once, by the memory that one takes."""
+    """How many lanes to run at once, by the memory that one takes: a power of two."""
 
     def floats(key):
         theta = rule.init(key)
@@ -232,7 +232,8 @@ def default_lanes(rule: UpdateRule, task: Task) -> int:
     shapes = jax.eval_shape(floats, jax.random.key(0))
     size = sum(x.size for x in jax.tree.leaves(shapes))
     budget = _CPU_FLOATS if jax.default_backend() == "cpu" else _ACCELERATOR_FLOATS
-    return max(1, min(_MAX_LANES, budget // max(size, 1)))
+    lanes = max(1, min(_MAX_LANES, budget // max(size, 1)))
+    return 2 ** (lanes.bit_length() - 1)
 
 
 def run_study(

@@ -1,4 +1,4 @@
-"""Figures of tuning studies, as PNG files, in the style and colours of `learned_opt.plots`."""
+"""Figures of tuning studies, as PNG files, in the style of all others."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -7,13 +7,13 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from learned_opt.plots import (
-    _finish,
-    _labels,
-    _log_axis,
-    _panels,
-    _styles,
-    _weight,
+from learned_opt.plot_style import (
+    all_labels,
+    line_weight,
+    log_axis,
+    make_panels,
+    save,
+    styles_of,
 )
 
 
@@ -44,8 +44,8 @@ def best_of_k(
       path: the PNG file.
       ylabel: what is scored.
     """
-    styles = _styles(_labels(panels))
-    figure, axes = _panels(len(panels), ylabel=ylabel, xlabel="trials K")
+    styles = styles_of(all_labels(panels))
+    figure, axes = make_panels(len(panels), ylabel=ylabel, xlabel="trials K")
     for axis, (title, curves) in zip(axes, panels.items(), strict=False):
         lows, highs = [], []
         for label, parts in curves.items():
@@ -62,7 +62,7 @@ def best_of_k(
                 color=color,
                 linestyle=dashes,
                 label=label,
-                **_weight(label),
+                **line_weight(label),
             )
             if shown.any():
                 lows.append(mean[shown].min())
@@ -73,9 +73,9 @@ def best_of_k(
         axis.set_xticks(ticks, map(str, ticks))
         axis.set_xticks([], minor=True)
         if lows:
-            _log_axis(axis, lows, highs, above=2.0)
+            log_axis(axis, lows, highs, above=2.0)
         axis.set_title(title, fontsize=10)
-    _finish(figure, axes, path, legend="right")
+    save(figure, axes, path, legend="right")
 
 
 def winners(
@@ -91,8 +91,8 @@ def winners(
       path: the PNG file.
       ylabel: what the values are.
     """
-    styles = _styles(_labels(panels))
-    figure, axes = _panels(len(panels), ylabel=ylabel, xlabel="updates")
+    styles = styles_of(all_labels(panels))
+    figure, axes = make_panels(len(panels), ylabel=ylabel, xlabel="updates")
     for axis, (title, curves) in zip(axes, panels.items(), strict=False):
         lows, highs = [], []
         for label, (updates, values) in curves.items():
@@ -106,13 +106,15 @@ def winners(
             low, high = np.nanquantile(values, [0.05, 0.95], axis=0)
             mean = np.nanmean(values, axis=0)
             axis.fill_between(updates, low, high, color=color, alpha=0.15, linewidth=0)
-            axis.plot(updates, mean, color=color, linestyle=dashes, label=label, **_weight(label))
+            axis.plot(
+                updates, mean, color=color, linestyle=dashes, label=label, **line_weight(label)
+            )
             lows.append(mean.min())
             highs.append(mean[0])
         if lows:
-            _log_axis(axis, lows, [np.quantile(highs, 0.25)], above=2.0)
+            log_axis(axis, lows, [np.quantile(highs, 0.25)], above=2.0)
         axis.set_title(title, fontsize=10)
-    _finish(figure, axes, path, legend="right")
+    save(figure, axes, path, legend="right")
 
 
 def projections(
@@ -133,7 +135,7 @@ def projections(
     """
     from matplotlib.ticker import NullFormatter
 
-    figure, axes = _panels(len(panels), ylabel=ylabel, xlabel="", sharey=True)
+    figure, axes = make_panels(len(panels), ylabel=ylabel, xlabel="", sharey=True)
     for axis, (name, (values, scores, scale)) in zip(axes, panels.items(), strict=False):
         values, scores = np.asarray(values, float), np.asarray(scores, float)
         axis.set_xscale(scale)
@@ -146,14 +148,14 @@ def projections(
             axis.plot(values[fine], scores[fine], "o", color="#0072B2", markersize=3.5, alpha=0.7)
             axis.plot(values[best], scores[best], "*", color="#D55E00", markersize=13, zorder=4)
             if (scores[fine] > 0).all():
-                _log_axis(axis, 0.85 * scores[fine], scores[fine], above=1.2)
+                log_axis(axis, 0.85 * scores[fine], scores[fine], above=1.2)
         if (~fine).any():
             top = np.full((~fine).sum(), axis.get_ylim()[1])
             axis.plot(values[~fine], top, "|", color="#D55E00", markersize=9, clip_on=False)
         axis.set_xlabel(name)
     if title:
         figure.suptitle(title, fontsize=10)
-    _finish(figure, axes, path, legend=None)
+    save(figure, axes, path, legend=None)
 
 
 def intervals(
@@ -171,7 +173,7 @@ def intervals(
       names: what the intervals of a row are.
       xlabel: the quantity; 'worse' and 'better' belong to its positive and negative side.
     """
-    figure, axes = _panels(len(panels), xlabel="", ylabel="")
+    figure, axes = make_panels(len(panels), xlabel="", ylabel="")
     colors = ("#0072B2", "#D55E00", "#009E73")
     for axis, (title, rows) in zip(axes, panels.items(), strict=False):
         axis.axvline(0, color="0.3", linewidth=1)
@@ -187,7 +189,7 @@ def intervals(
         axis.set_title(title, fontsize=10)
     figure.supxlabel(xlabel, fontsize=10)
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=2)
-    _finish(figure, axes, path, legend=None)
+    save(figure, axes, path, legend=None)
 
 
 def rankings(
@@ -205,8 +207,8 @@ def rankings(
       levels: the names of the spaces, small to large.
       ylabel: the score.
     """
-    styles = _styles(_labels(panels))
-    figure, axes = _panels(len(panels), xlabel="", ylabel=ylabel)
+    styles = styles_of(all_labels(panels))
+    figure, axes = make_panels(len(panels), xlabel="", ylabel=ylabel)
     for axis, (title, rules) in zip(axes, panels.items(), strict=False):
         every = []
         for n, (label, scores) in enumerate(rules.items()):
@@ -228,10 +230,10 @@ def rankings(
                 label=label,
             )
             every += middle[np.isfinite(middle)].tolist()
-        _log_axis(axis, every, every, above=1.15)
+        log_axis(axis, every, every, above=1.15)
         axis.set_xticks(range(len(levels)), levels)
         axis.set_title(title, fontsize=10)
-    _finish(figure, axes, path, legend="right")
+    save(figure, axes, path, legend="right")
 
 
 def win_probabilities(
@@ -243,7 +245,7 @@ def win_probabilities(
       panels: title -> (rules, probabilities `[rules, rules]`).
       path: the PNG file.
     """
-    figure, axes = _panels(len(panels), xlabel="", ylabel="")
+    figure, axes = make_panels(len(panels), xlabel="", ylabel="")
     for axis, (title, (rules, values)) in zip(axes, panels.items(), strict=False):
         values = np.asarray(values, float)
         axis.imshow(values, cmap="RdBu_r", vmin=0, vmax=1)
@@ -259,7 +261,7 @@ def win_probabilities(
         axis.set_yticks(range(len(rules)), rules, fontsize=8)
         axis.grid(False)
         axis.set_title(title, fontsize=10)
-    _finish(figure, axes, path, legend=None)
+    save(figure, axes, path, legend=None)
 
 
 def profiles(
@@ -273,15 +275,15 @@ def profiles(
       path: the PNG file.
       xlabel: the cost that is compared.
     """
-    styles = _styles(curves)
-    figure, (axis,) = _panels(1, xlabel=xlabel, ylabel="share of workloads")
+    styles = styles_of(curves)
+    figure, (axis,) = make_panels(1, xlabel=xlabel, ylabel="share of workloads")
     for n, (label, shares) in enumerate(curves.items()):
         color, dashes = styles[label]
         raised = np.asarray(shares) + 0.006 * (n - (len(curves) - 1) / 2)  # steps that coincide
         axis.step(
             taus, raised, where="post", color=color, linestyle=dashes, label=label,
-            **_weight(label),
+            **line_weight(label),
         )  # fmt: skip
     axis.set_xscale("log", base=2)
     axis.set_ylim(-0.03, 1.04)
-    _finish(figure, [axis], path, legend="right")
+    save(figure, [axis], path, legend="right")

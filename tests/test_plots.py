@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from learned_opt import plots
+from learned_opt import plot_style, plots
 from learned_opt.tasks import Surface
 
 RNG = np.random.default_rng(0)
@@ -43,12 +43,12 @@ def test_summaries():
 
 
 def test_a_rule_looks_the_same_in_every_figure():
-    first = plots._styles(["lstm", "adam", "sgd"])
-    second = plots._styles(["sgd", "mine", "adam (tuned for 100)", "adam (tuned for 200)"])
+    first = plot_style.styles_of(["lstm", "adam", "sgd"])
+    second = plot_style.styles_of(["sgd", "mine", "adam (tuned for 100)", "adam (tuned for 200)"])
     assert first["adam"] == second["adam (tuned for 100)"]
     assert first["sgd"] == second["sgd"]
     assert second["adam (tuned for 200)"][0] == first["adam"][0]
-    many = plots._styles([*plots._KNOWN, *(f"rule_{n}" for n in range(12))])
+    many = plot_style.styles_of([*plot_style.KNOWN_STYLES, *(f"rule_{n}" for n in range(12))])
     assert len(set(many.values())) == len(many)
 
 

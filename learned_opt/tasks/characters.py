@@ -4,7 +4,6 @@ import dataclasses
 import functools
 import os
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,15 +12,11 @@ import optax
 
 from learned_opt.networks import functional
 from learned_opt.tasks import datasets
-from learned_opt.tasks.checks import positive
+from learned_opt.tasks.checks import positive, static
 from learned_opt.types import Key, Metrics, Params, Scalar
 
 NETWORKS = ("lstm", "transformer")
 _EVALUATION_BATCH = 100
-
-
-def _static(**kwargs: Any) -> Any:
-    return dataclasses.field(metadata={"static": True}, **kwargs)
 
 
 @functools.lru_cache
@@ -62,13 +57,13 @@ class CharacterModel:
     """
 
     text: dict[str, jax.Array]
-    vocab_size: int = _static()
-    network: str = _static(default="lstm")
-    hidden_size: int = _static(default=128)
-    num_layers: int = _static(default=2)
-    length: int = _static(default=50)
-    batch_size: int = _static(default=50)
-    evaluation_pieces: int = _static(default=400)
+    vocab_size: int = static()
+    network: str = static(default="lstm")
+    hidden_size: int = static(default=128)
+    num_layers: int = static(default=2)
+    length: int = static(default=50)
+    batch_size: int = static(default=50)
+    evaluation_pieces: int = static(default=400)
 
     @classmethod
     def from_text(

@@ -1,5 +1,6 @@
-"""What tasks check before they are made."""
+"""What tasks on data have in common: their static fields, and checks before they are made."""
 
+import dataclasses
 import math
 import operator
 from collections.abc import Mapping
@@ -9,6 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from learned_opt.tasks import datasets
+
+
+def static(**kwargs: Any) -> Any:
+    """A field of a task that is part of its structure, not one of its arrays."""
+    return dataclasses.field(metadata={"static": True}, **kwargs)
 
 
 def positive(name: str, value: Any) -> int:

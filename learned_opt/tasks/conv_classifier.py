@@ -12,15 +12,11 @@ import optax
 
 from learned_opt.networks import functional
 from learned_opt.tasks import datasets
-from learned_opt.tasks.checks import check_batch, check_splits, positive
+from learned_opt.tasks.checks import check_batch, check_splits, positive, static
 from learned_opt.types import Key, Metrics, Params, Scalar
 
 NETWORKS = ("small_cnn", "all_cnn_c", "resnet_20")
 _EVALUATION_BATCH = 1000
-
-
-def _static(**kwargs: Any) -> Any:
-    return dataclasses.field(metadata={"static": True}, **kwargs)
 
 
 @functools.lru_cache
@@ -59,10 +55,10 @@ class ConvClassifier:
 
     images: dict[str, jax.Array]
     labels: dict[str, jax.Array]
-    num_classes: int = _static()
-    network: str = _static(default="small_cnn")
-    batch_size: int = _static(default=128)
-    max_pixel: float = _static(default=255.0)
+    num_classes: int = static()
+    network: str = static(default="small_cnn")
+    batch_size: int = static(default=128)
+    max_pixel: float = static(default=255.0)
 
     @classmethod
     def from_arrays(

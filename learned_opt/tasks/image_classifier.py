@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import optax
 
 from learned_opt.tasks import datasets
-from learned_opt.tasks.checks import check_batch, check_splits, positive
+from learned_opt.tasks.checks import check_batch, check_splits, positive, static
 from learned_opt.types import Key, Metrics, Scalar
 
 _ACTIVATIONS = {
@@ -23,10 +23,6 @@ _ACTIVATIONS = {
 _EVALUATION_BATCH = 2000  # examples in memory at once while a whole split is evaluated
 
 MLPParams: TypeAlias = dict[str, dict[str, jax.Array]]
-
-
-def _static(**kwargs: Any) -> Any:
-    return dataclasses.field(metadata={"static": True}, **kwargs)
 
 
 @jax.tree_util.register_dataclass
@@ -63,12 +59,12 @@ class ImageClassifier:
 
     images: dict[str, jax.Array]
     labels: dict[str, jax.Array]
-    num_classes: int = _static()
-    hidden_sizes: tuple[int, ...] = _static(default=(20,))
-    activation: str = _static(default="sigmoid")
-    batch_size: int = _static(default=128)
-    init_scale: float | None = _static(default=None)
-    max_pixel: float = _static(default=255.0)
+    num_classes: int = static()
+    hidden_sizes: tuple[int, ...] = static(default=(20,))
+    activation: str = static(default="sigmoid")
+    batch_size: int = static(default=128)
+    init_scale: float | None = static(default=None)
+    max_pixel: float = static(default=255.0)
 
     @classmethod
     def from_arrays(

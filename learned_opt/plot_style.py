@@ -1,0 +1,126 @@
+"""What all figures share: colours, dashes, axes, panels and legends."""
+
+import itertools
+import math
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+# Okabe and Ito's colours, told apart by colour-blind readers as well; without yellow, which is
+# faint on white. Names that are not listed take the other colours in turn, dashed when used up.
+COLORS = ("#000000", "#D55E00", "#56B4E9", "#0072B2", "#009E73", "#CC79A7", "#E69F00")
+_DASHES = ("solid", (0, (5, 2)), (0, (1.5, 1.5)), (0, (5, 1.5, 1, 1.5)))
+KNOWN_STYLES = {
+    "sgd": ("#7F7F7F", "solid"),
+    "momentum": ("#009E73", "solid"),
+    "nesterov": ("#0072B2", "solid"),
+    "rmsprop": ("#CC79A7", "solid"),
+    "adam": ("#E69F00", "solid"),
+    "adagrad": ("#7F7F7F", "dashed"),
+    "adadelta": ("#009E73", "dashed"),
+    "nadam": ("#0072B2", "dashed"),
+    "adamw": ("#CC79A7", "dashed"),
+    "muon": ("#E69F00", "dashed"),
+}
+LAST_STYLE = ("#000000", "solid")  # when all are used up
+
+
+def all_labels(panels: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """The labels of all panels, each once, in the order in which they come."""
+    return list(dict.fromkeys(itertools.chain.from_iterable(panels.values())))
+
+
+def styles_of(labels: Sequence[str] | Mapping[str, Any]) -> dict[str, tuple[str, Any]]:
+    """A colour and a dash for each label: the same colour for a rule in every figure.
+
+    The first word of a label is the rule's name; a second label of the same rule is dashed.
+    """
+    styles: dict[str, tuple[str, Any]] = {}
+    reserved = {KNOWN_STYLES[base(label)] for label in labels if base(label) in KNOWN_STYLES}
+    others = ((color, dash) for dash in _DASHES for color in COLORS)
+    free = itertools.chain((s for s in others if s not in reserved), itertools.repeat(LAST_STYLE))
+    for label in labels:
+        if base(label) in KNOWN_STYLES:
+            color, first = KNOWN_STYLES[base(label)]
+            dashes = (first, *_DASHES)
+            styles[label] = next(
+                ((color, dash) for dash in dashes if (color, dash) not in styles.values()),
+                LAST_STYLE,
+            )
+        else:
+            styles[label] = next(free)
+    return styles
+
+
+def base(label: str) -> str:
+    """The rule a label is about: its first word."""
+    return label.split(" ")[0]
+
+
+def log_axis(axis: Any, lows: ArrayLike, highs: ArrayLike, *, above: float) -> None:
+    """A log scale from the lowest of `lows` to somewhat above the highest of `highs`.
+
+    Over a few decades it has ticks at 1, 2 and 5, written as plain numbers. What is not positive
+    and finite plays no part.
+    """
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
+
+    ends = [np.asarray(values, np.float64) for values in (lows, highs)]
+    ends = [values[np.isfinite(values) & (values > 0)] for values in ends]
+    if not all(values.size for values in ends):
+        return
+    low, high = 0.85 * ends[0].min(), above * ends[1].max()
+    axis.set_yscale("log")
+    axis.set_ylim(low, high)
+    if high < 1e4 * low:
+        axis.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=20))
+        axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axis.yaxis.set_minor_locator(NullLocator())
+        axis.yaxis.set_minor_formatter(NullFormatter())
+
+
+def line_weight(label: str) -> dict[str, float]:
+    """Rules that are not hand-designed stand out."""
+    known = base(label) in KNOWN_STYLES
+    return {"linewidth": 1.3 if known else 2.2, "zorder": 2 if known else 3}
+
+
+def make_panels(
+    number: int, *, xlabel: str, ylabel: str, sharey: bool = False
+) -> tuple[Any, list[Any]]:
+    """A figure with `number` panels in rows of at most four."""
+    from matplotlib.figure import Figure
+
+    columns = {4: 2}.get(number, min(number, 3 if number in (5, 6, 9) else 4))
+    rows = math.ceil(number / columns)
+    width, height = (6.4, 4.2) if number == 1 else (3.9, 3.4)
+    figure = Figure(figsize=(width * columns, height * rows), dpi=130, layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False, sharey=sharey)
+    axes = list(grid.flat)
+    for axis in axes[number:]:
+        axis.remove()
+    for n, axis in enumerate(axes[:number]):
+        axis.grid(True, which="major", color="0.9", linewidth=0.7)
+        axis.set_axisbelow(True)
+        axis.spines[["top", "right"]].set_visible(False)
+        if xlabel:
+            axis.set_xlabel(xlabel)
+        if ylabel and n % columns == 0:
+            axis.set_ylabel(ylabel)
+    return figure, axes[:number]
+
+
+def save(
+    figure: Any, axes: list[Any], path: str | os.PathLike, *, legend: Literal["right"] | None
+) -> None:
+    """Writes the figure, with one legend of all panels beside them if asked for."""
+    if legend:
+        handles: dict[str, Any] = {}
+        for axis in axes:
+            for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
+                handles.setdefault(label, handle)
+        figure.legend(handles.values(), handles.keys(), loc="outside right upper", frameon=False)
+    figure.savefig(path)
