@@ -20,6 +20,7 @@ from learned_opt.trials import TrialStore, scores
 from learned_opt.update_rules import hand_designed, hierarchy, lstm
 
 STEPS = 24
+SGD, MOMENTUM = hand_designed.sgd(), hierarchy.momentum()  # one of each: compiled once
 
 
 @pytest.fixture(scope="module")
@@ -157,9 +158,9 @@ def test_diverged_lanes_are_frozen_and_leave_the_others_alone(task):
     key = jax.random.key(0)
     rates = [0.1, 1e30, math.nan, 0.2, 1e38]
     stacked = {"learning_rate": jnp.asarray(rates, jnp.float32)}
-    lanes = run_lanes(hand_designed.sgd(), stacked, task, key, num_steps=STEPS, segments=STEPS)
+    lanes = run_lanes(SGD, stacked, task, key, num_steps=STEPS, segments=STEPS)
     alone = {"learning_rate": jnp.asarray([0.1, 0.2], jnp.float32)}
-    expected = run_lanes(hand_designed.sgd(), alone, task, key, num_steps=STEPS, segments=STEPS)
+    expected = run_lanes(SGD, alone, task, key, num_steps=STEPS, segments=STEPS)
     np.testing.assert_allclose(lanes.losses[[0, 3]], expected.losses, rtol=1e-6)
     assert lanes.diverged_at[[0, 3]].tolist() == [-1, -1]
     diverged = 0
@@ -179,9 +180,7 @@ def test_diverged_lanes_are_frozen_and_leave_the_others_alone(task):
 def test_a_loss_that_is_not_finite_from_the_start():
     rates = {"learning_rate": jnp.asarray([0.1, 0.2], jnp.float32)}
     task = Quadratic(num_dims=2, init_scale=1e30)
-    lanes = run_lanes(
-        hand_designed.sgd(), rates, task, jax.random.key(0), num_steps=4, segments=2, num_seeds=3
-    )
+    lanes = run_lanes(SGD, rates, task, jax.random.key(0), num_steps=4, segments=2, num_seeds=3)
     assert lanes.diverged_at.tolist() == [0, 0]
     assert np.isnan(lanes.losses).all() and lanes.losses.shape == (2, 2)
 
@@ -190,11 +189,8 @@ def test_seeds_are_averaged():
     rates = {"learning_rate": jnp.asarray([0.01, 0.02], jnp.float32)}
     task, key = Quadratic(num_dims=2), jax.random.key(0)
     settings = dict(num_steps=4, segments=2, report="test")
-    lanes = run_lanes(hand_designed.sgd(), rates, task, key, num_seeds=3, **settings)
-    alone = [
-        run_lanes(hand_designed.sgd(), rates, task, jax.random.fold_in(key, n), **settings)
-        for n in range(3)
-    ]
+    lanes = run_lanes(SGD, rates, task, key, num_seeds=3, **settings)
+    alone = [run_lanes(SGD, rates, task, jax.random.fold_in(key, n), **settings) for n in range(3)]
     expected = jax.tree.map(lambda *x: np.mean(x, axis=0), *alone)
     chex.assert_trees_all_close(lanes, expected, rtol=1e-5)
 
@@ -217,8 +213,8 @@ def test_step_by_step_gives_the_same(task):
     rates = jnp.asarray([0.1, 1e30, 0.3, jnp.nan], jnp.float32)
     settings = dict(num_steps=STEPS, segments=4, splits=("train", "valid"), report="test")
     args = {"learning_rate": rates}, jax.random.key(1)
-    compiled = run_lanes(hand_designed.sgd(), args[0], task, args[1], **settings)
-    stepwise = run_lanes(hand_designed.sgd(), args[0], Stepwise(task), args[1], **settings)
+    compiled = run_lanes(SGD, args[0], task, args[1], **settings)
+    stepwise = run_lanes(SGD, args[0], Stepwise(task), args[1], **settings)
     chex.assert_trees_all_close(stepwise, compiled, rtol=1e-5, atol=1e-6)
     assert (compiled.diverged_at >= 0).any()
 
@@ -228,12 +224,12 @@ def test_lanes_are_sharded_over_devices(task):
     thetas = {"learning_rate": jnp.logspace(-2, 0, 8, dtype=jnp.float32)}
     settings = dict(num_steps=STEPS, segments=2, report="test")
     key = jax.random.key(1)
-    alone = run_lanes(hand_designed.sgd(), thetas, task, key, **settings)
-    sharded = run_lanes(hand_designed.sgd(), thetas, task, key, mesh=mesh, **settings)
+    alone = run_lanes(SGD, thetas, task, key, **settings)
+    sharded = run_lanes(SGD, thetas, task, key, mesh=mesh, **settings)
     chex.assert_trees_all_close(sharded, alone, rtol=1e-5, atol=1e-6)
     with pytest.raises(ValueError, match="8 lanes cannot be shared by 3 devices"):
         mesh = jax.make_mesh((3,), ("lanes",), devices=jax.devices()[:3])
-        run_lanes(hand_designed.sgd(), thetas, task, key, mesh=mesh, **settings)
+        run_lanes(SGD, thetas, task, key, mesh=mesh, **settings)
 
 
 SPACE = SearchSpace.from_dict(
@@ -250,8 +246,7 @@ SPACE = SearchSpace.from_dict(
 
 def study(task, folder, num_trials=10, **changes):
     settings = dict(workload="blobs", num_steps=STEPS, lanes=4, segments=3) | changes
-    rule = hierarchy.momentum()
-    return run_study(rule, SPACE, task, folder, num_trials=num_trials, **settings)
+    return run_study(MOMENTUM, SPACE, task, folder, num_trials=num_trials, **settings)
 
 
 @pytest.fixture(scope="module")
@@ -267,7 +262,7 @@ def test_a_study_keeps_what_it_did(whole, task):
         assert trial["point"] == points[i]
         theta = trial["hyperparameters"]
         assert theta["decay_steps"] == STEPS
-        tx = hierarchy.momentum().transform({k: jnp.float32(v) for k, v in theta.items()})
+        tx = MOMENTUM.transform({k: jnp.float32(v) for k, v in theta.items()})
         losses, valid = by_loop(tx, task, jax.random.key(0))
         if np.isfinite(losses).all() and trial["diverged_at"] is None:
             thirds = losses.reshape(3, -1).mean(1)
@@ -327,7 +322,7 @@ def test_another_study_in_the_folder_is_refused(task, tmp_path):
     )
     with pytest.raises(ValueError, match="differs in definition, space"):
         run_study(
-            hierarchy.momentum(), moved, task, tmp_path, workload="blobs", num_trials=2,
+            MOMENTUM, moved, task, tmp_path, workload="blobs", num_trials=2,
             num_steps=STEPS, lanes=4, segments=3,
         )  # fmt: skip
     assert {p: p.read_bytes() for p in tmp_path.iterdir()} == before
