@@ -31,7 +31,7 @@ def get_config() -> ConfigDict:
                 "ReLU": {"activation": "relu"},
             },
             "rules": ("sgd", "nesterov", "rmsprop", "adam", "lstm_mnist"),
-            "num_seeds": 64,
+            "num_seeds": 256,
             "num_steps": 200,
             "report_steps": (100, 200),
             "tuning": {
