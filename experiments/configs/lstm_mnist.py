@@ -8,7 +8,7 @@ with a low learning rate and losses weighted by their step, linearly and then by
 because late losses are what an optimizer is judged by.
 MNIST is read from TFDS_DATA_DIR or --data_dir.
 
-2.32 million inner steps: about 2 hours on 2 cores.
+2.32 million inner steps: an hour on one core to meta-update 7,000, then an hour on two.
 """
 
 from ml_collections import ConfigDict
