@@ -4,10 +4,10 @@
 
 Figures 5 and 6 of Andrychowicz et al. (2016). MNIST is read from TFDS_DATA_DIR or --data_dir.
 
-Run time: about 45 minutes on 2 cores.
+Run time: about 60 minutes on 2 cores.
 
-Expected, step 100: the LSTM .217 ± .009 on 40 units (Nesterov .280), .313 ± .012 on two layers
-(.368), and .73 on ReLU (Adam .33): it fails there, as the paper's does.
+Expected, step 100: the LSTM .202 ± .004 on 40 units (Nesterov .266), .301 ± .006 on two layers
+(.361), and .76 on ReLU (Nesterov .32): it fails there, as the paper's does.
 """
 
 from ml_collections import ConfigDict
