@@ -56,7 +56,7 @@ DEFAULTS = ConfigDict(
         "num_steps": 1000,
         "num_seeds": 1,  # runs of each trial, averaged: for families of problems
         "segments": 10,  # parts of a run after which the validation split is evaluated
-        "lanes": 0,  # trials that run together; 0: what memory allows
+        "lanes": 0,  # trials that run together; 0: what memory allows, at most num_trials
         "metric": "error",  # chooses the winner: 'error' or 'loss' on the validation split
         "winner_seeds": 10,
         "shard": 0,

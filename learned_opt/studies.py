@@ -25,7 +25,7 @@ from jax.sharding import Mesh
 from learned_opt.evaluation import place, spread
 from learned_opt.meta_training.unroll import init_inner, inner_step
 from learned_opt.spaces import SearchSpace
-from learned_opt.trials import TrialStore
+from learned_opt.trials import TrialStore, read_identity
 from learned_opt.types import Key, Task, Theta, UpdateRule
 
 # Floats of parameters, gradients and optimizer state that the lanes of one batch may hold: on CPU
@@ -272,7 +272,8 @@ def run_study(
       num_steps: updates in a run.
       seed: of the points and of the runs.
       num_seeds: runs of every trial, see `run_lanes`.
-      lanes: trials that run together; by default what memory allows.
+      lanes: trials that run together; by default what the folder's trials ran with, and in a new
+        one what memory allows, but no more than there are for each process.
       segments: see `run_lanes`.
       splits: splits to evaluate on after each segment; never 'test'.
       report: the split on which each trial is evaluated once, at its end, for the statistics of
@@ -300,8 +301,8 @@ def run_study(
     if space.parameters:
         space.check(theta)
     if not lanes:
-        lanes = default_lanes(rule, task)
-        lanes = max(lanes - lanes % mesh.size, mesh.size) if mesh else lanes
+        present = read_identity(folder) or {}
+        lanes = present.get("lanes") or _lanes(rule, task, num_trials, shard[1], mesh)
     identity = {
         "space": space.identity,
         "workload": workload,
@@ -349,6 +350,13 @@ def run_study(
         )
     progress(len(todo), len(todo))
     return {i: trial for i, trial in store.trials().items() if i < num_trials}
+
+
+def _lanes(rule, task, num_trials, num_processes, mesh) -> int:
+    """How many lanes a new study has: no more than fill up, and a multiple of the devices."""
+    size = mesh.size if mesh else 1
+    memory = max(default_lanes(rule, task) // size, 1)
+    return size * min(memory, math.ceil(num_trials / (num_processes * size)))
 
 
 def digest(theta: Theta) -> str:

@@ -32,11 +32,8 @@ class TrialStore:
         self._file = self._folder / f"trials_{shard}.jsonl"
         wanted = json.loads(json.dumps(identity))
         path = self._folder / "study.json"
-        if path.exists():
-            try:
-                present = json.loads(path.read_text())
-            except ValueError:
-                raise ValueError(f"{path} is damaged; choose another folder") from None
+        present = read_identity(folder)
+        if present is not None:
             if present != wanted:
                 names = sorted(
                     name
@@ -76,6 +73,21 @@ class TrialStore:
                 file.write(json.dumps(trial, allow_nan=False) + "\n")
             file.flush()
             os.fsync(file.fileno())
+
+
+def read_identity(folder: str | os.PathLike) -> dict[str, Any] | None:
+    """What the trials in a folder depend on; None where no study has begun.
+
+    Raises:
+      ValueError: the file that says so is damaged.
+    """
+    path = Path(folder) / "study.json"
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        return None
+    except ValueError:
+        raise ValueError(f"{path} is damaged; choose another folder") from None
 
 
 def read_trials(folder: str | os.PathLike) -> dict[int, dict[str, Any]]:

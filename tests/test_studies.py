@@ -16,7 +16,7 @@ from learned_opt.meta_training import init_inner
 from learned_opt.spaces import SearchSpace
 from learned_opt.studies import run_lanes, run_study
 from learned_opt.tasks import ImageClassifier, Quadratic
-from learned_opt.trials import TrialStore, scores
+from learned_opt.trials import TrialStore, read_trials, scores
 from learned_opt.update_rules import hand_designed, hierarchy, lstm
 
 STEPS = 24
@@ -391,3 +391,24 @@ def test_default_lanes_follow_from_memory(task):
     few = studies.default_lanes(hierarchy.adam(), large)
     assert small > few >= 1
     assert small.bit_count() == few.bit_count() == 1  # powers of two divide usual numbers of trials
+
+
+def test_lanes_by_default_are_no_more_than_trials(task, tmp_path, whole):
+    def lanes():
+        return json.loads((tmp_path / "study.json").read_text())["lanes"]
+
+    few = study(task, tmp_path, 3, lanes=None)
+    assert list(few) == [0, 1, 2] and lanes() == 3
+    more = study(task, tmp_path, 7, lanes=None)  # as many lanes as it began with
+    assert {i: more[i] for i in few} == few and lanes() == 3
+    for i, trial in more.items():
+        np.testing.assert_allclose(trial["losses"][0], whole[i]["losses"][0], rtol=1e-5)
+    with pytest.raises(ValueError, match="differs in lanes"):
+        study(task, tmp_path, 7, lanes=4)
+
+
+def test_lanes_by_default_suit_the_processes_and_devices(task, tmp_path):
+    mesh = jax.make_mesh((4,), ("lanes",), devices=jax.devices()[:4])
+    study(task, tmp_path, 10, lanes=None, mesh=mesh, shard=(1, 2))
+    assert json.loads((tmp_path / "study.json").read_text())["lanes"] == 8
+    assert sorted(read_trials(tmp_path)) == [8, 9]
