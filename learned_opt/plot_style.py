@@ -63,8 +63,8 @@ def base(label: str) -> str:
 def log_axis(axis: Any, lows: ArrayLike, highs: ArrayLike, *, above: float) -> None:
     """A log scale from the lowest of `lows` to somewhat above the highest of `highs`.
 
-    Over a few decades it has ticks at 1, 2 and 5, written as plain numbers. What is not positive
-    and finite plays no part.
+    Over a few decades it has ticks at 1, 2 and 5, over less than one more of them, written as plain
+    numbers. What is not positive and finite plays no part.
     """
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
 
@@ -76,7 +76,8 @@ def log_axis(axis: Any, lows: ArrayLike, highs: ArrayLike, *, above: float) -> N
     axis.set_yscale("log")
     axis.set_ylim(low, high)
     if high < 1e4 * low:
-        axis.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=20))
+        subs = (1.0, 2.0, 5.0) if high > 10 * low else (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 7.0)
+        axis.yaxis.set_major_locator(LogLocator(subs=subs, numticks=20))
         axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axis.yaxis.set_minor_locator(NullLocator())
         axis.yaxis.set_minor_formatter(NullFormatter())

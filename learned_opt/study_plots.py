@@ -31,6 +31,9 @@ class Interval(NamedTuple):
     high: float
 
 
+_KS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
+
+
 def best_of_k(
     panels: Mapping[str, Mapping[str, Sequence[ArrayLike]]],
     path: str | os.PathLike,
@@ -38,6 +41,9 @@ def best_of_k(
     ylabel: str = "best of K",
 ) -> None:
     """Draws what the best of K trials scores against K: the mean, and the 5th to 95th percentile.
+
+    The percentiles are vertical lines at K = 1, 2, 5, 10, …, side by side; a band where they do not
+    depend on K.
 
     Args:
       panels: title -> label -> (K, mean, low, high), each `[num_ks]`; infinities are left out.
@@ -48,13 +54,20 @@ def best_of_k(
     figure, axes = make_panels(len(panels), ylabel=ylabel, xlabel="trials K")
     for axis, (title, curves) in zip(axes, panels.items(), strict=False):
         lows, highs = [], []
-        for label, parts in curves.items():
+        dodges = np.exp(np.linspace(-0.2, 0.2, len(curves))) if len(curves) > 1 else [1.0]
+        for dodge, (label, parts) in zip(dodges, curves.items(), strict=True):
             ks, mean, low, high = (np.asarray(part, np.float64) for part in parts)
             color, dashes = styles[label]
             shown = np.isfinite(high) & (low > 0)
-            axis.fill_between(
-                ks[shown], low[shown], high[shown], color=color, alpha=0.1, linewidth=0
-            )
+            if shown.any() and np.ptp(low[shown]) == np.ptp(high[shown]) == 0:  # nothing was tuned
+                axis.fill_between(
+                    ks[shown], low[shown], high[shown], color=color, alpha=0.15, linewidth=0
+                )
+            else:  # bands would cover each other
+                shown &= np.isin(ks, _KS)
+                axis.vlines(
+                    dodge * ks[shown], low[shown], high[shown], color=color, lw=1.6, alpha=0.55
+                )
             shown = np.isfinite(mean) & (mean > 0)
             axis.plot(
                 ks[shown],
@@ -69,7 +82,7 @@ def best_of_k(
                 highs.append(np.median(mean[shown]))
         axis.set_xscale("log")
         ends = axis.get_xlim()
-        ticks = [k for k in (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000) if k <= ends[1]]
+        ticks = [k for k in _KS if k <= ends[1]]
         axis.set_xticks(ticks, map(str, ticks))
         axis.set_xticks([], minor=True)
         if lows:
