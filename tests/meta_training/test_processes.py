@@ -17,14 +17,19 @@ if num > 1:
     jax.distributed.initialize(address, num, index)
 from learned_opt.checkpoints import Checkpointer
 from learned_opt.meta_training import TruncatedBPTT, init_state, train
-from learned_opt.tasks import Quadratic
+from learned_opt.tasks import ImageClassifier
 from learned_opt.update_rules import lstm
 assert jax.process_count() == num and jax.device_count() == num
 rule = lstm((4,), preprocess=None)
 optimizer = optax.adam(1e-2)
 mesh = jax.make_mesh((num,), ("tasks",)) if num > 1 else None
+rng = np.random.default_rng(0)
+examples = rng.normal(size=(40, 6)).astype(np.float32), rng.integers(0, 3, 40)
+task = ImageClassifier.from_arrays(
+    {"train": examples}, num_classes=3, hidden_sizes=(2,), batch_size=4
+)
 estimator = TruncatedBPTT(
-    task=Quadratic(3), rule=rule, num_tasks=4, unroll_length=5, horizon=20, mesh=mesh
+    task=task, rule=rule, num_tasks=4, unroll_length=5, horizon=20, mesh=mesh
 )
 state = init_state(estimator, optimizer, rule, jax.random.key(0))
 checkpointer = Checkpointer(out + "_checkpoints")
