@@ -7,8 +7,10 @@ results.json, metrics.jsonl, TensorBoard events, checkpoints/, config.json, vers
 figure meta_training.png into the work directory.
 """
 
+import functools
 import math
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -105,7 +107,13 @@ def main(config: ConfigDict, workdir: Path, data_dir: str | None) -> None:
     start, state = restored if restored else (0, state)
     first_process = jax.process_index() == 0
     writer = MetricsWriter(workdir, resume_step=start) if first_process else None
-    with Progress("meta-training", start, config.num_meta_steps, quiet=not first_process) as bar:
+    with Progress(
+        "meta-training",
+        start,
+        config.num_meta_steps,
+        quiet=not first_process,
+        work=functools.partial(_unrolled, [stage for stage, _, _ in stages]),
+    ) as bar:
         for stage, meta_optimizer, estimator in stages:
             if stage.restarts and int(state.meta.step) == stage.start:
                 state = restart_from_best(meta_optimizer, state)
@@ -202,6 +210,13 @@ def _stages(config: ConfigDict) -> list[Stage]:
         end = starts[n + 1] if n + 1 < len(starts) else config.num_meta_steps
         stages.append(Stage(start, end, settings, n > 0 and restarts[n], schedule))
     return stages
+
+
+def _unrolled(stages: Sequence[Stage], step: int) -> float:
+    """Inner steps of each problem up to a meta-update."""
+    return float(
+        sum(s.settings.unroll_length * (min(step, s.end) - min(step, s.start)) for s in stages)
+    )
 
 
 def _meta_optimizer(stage: Stage) -> optax.GradientTransformation:

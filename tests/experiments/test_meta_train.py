@@ -14,7 +14,7 @@ import pytest
 from absl import flags
 
 from experiments import meta_train
-from experiments.configs import lstm_quadratic
+from experiments.configs import lstm_mnist, lstm_quadratic
 from experiments.workdir import open_workdir
 from learned_opt.checkpoints import load_theta
 from learned_opt.metrics import read_metrics
@@ -208,3 +208,9 @@ def test_a_read_only_work_directory_is_refused(tmp_path):
     tmp_path.chmod(0o500)
     with pytest.raises(OSError, match="cannot be written to"):
         open_workdir(tmp_path / "run", config_of())
+
+
+def test_the_work_of_a_curriculum_is_its_inner_steps():
+    stages = meta_train._stages(meta_train._checked(lstm_mnist.get_config()))
+    done = [meta_train._unrolled(stages, step) for step in (0, 5_000, 5_001, 9_800)]
+    assert done == [0, 100_000, 100_100, 580_000]  # of 4 problems: 2.32 million
