@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import math
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
@@ -300,6 +300,11 @@ class TruncatedBPTT:
         if self.mesh is None:
             return None
         return NamedSharding(self.mesh, P()), NamedSharding(self.mesh, P(AXIS))
+
+    def replicated(self) -> Self:
+        """This estimator with its data on every device: sent once, and not with every call."""
+        shardings = self.shardings()
+        return jax.device_put(self, shardings[0]) if shardings else self
 
 
 class _FlatTask:

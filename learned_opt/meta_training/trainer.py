@@ -166,9 +166,8 @@ def train(
         if value < 1:
             raise ValueError(f"{name} must be at least 1, got {value}")
     step = int(state.meta.step)
-    shardings = estimator.shardings() if hasattr(estimator, "shardings") else None
-    if shardings:  # its data go to every device now, and not with every call
-        estimator = jax.device_put(estimator, shardings[0])
+    if hasattr(estimator, "replicated"):
+        estimator = estimator.replicated()
     pending: list[Metrics] = []
     clock = time.perf_counter()
     with _interruption() as interrupted:
