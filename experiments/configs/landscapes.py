@@ -7,7 +7,7 @@ Run time: about 1 minute on 2 cores.
 Expected: most hand-designed rules come close to a minimum on every surface that has one; RMSProp
 keeps circling it, and Adadelta, whose learning rate ends at 1 here, hardly leaves the start of
 Beale's function and Rosenbrock's. The LSTMs were trained on other problems: they do well on the
-ravine and on Beale's function, and get lost on some of the others.
+ravine, those for quadratics on Beale's function too, and get lost on some of the others.
 """
 
 from ml_collections import ConfigDict

@@ -6,8 +6,8 @@ Figures 5 and 6 of Andrychowicz et al. (2016). MNIST is read from TFDS_DATA_DIR 
 
 Run time: about 60 minutes on 2 cores.
 
-Expected, step 100: the LSTM .202 ± .004 on 40 units (Nesterov .266), .301 ± .006 on two layers
-(.361), and .76 on ReLU (Nesterov .32): it fails there, as the paper's does.
+Expected, step 100: the LSTM .206 ± .004 on 40 units (Nesterov .266), .299 ± .005 on two layers
+(.361), and .97 on ReLU (Nesterov .32): it fails there, as the paper's does.
 """
 
 from ml_collections import ConfigDict
