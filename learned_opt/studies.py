@@ -148,13 +148,16 @@ def _start(tx, task, key):
 
 
 def _step(tx, task, key_run, carry, t):
-    """One update, unless the lane has diverged: then it is frozen, and its loss NaN."""
+    """One update, unless the lane has diverged: then its parameters are frozen, its loss NaN.
+
+    The optimizer's state is not: nothing reads it once the parameters stay as they are.
+    """
     inner, diverged_at = carry
     new, (loss, _) = inner_step(tx, task, inner, jax.random.fold_in(key_run, t))
     diverged_at = jnp.where((diverged_at < 0) & ~jnp.isfinite(loss), t, diverged_at)
     alive = diverged_at < 0
-    inner = jax.tree.map(lambda a, b: jnp.where(alive, a, b), new, inner)
-    return (inner, diverged_at), jnp.where(alive, loss, jnp.nan)
+    params = jax.tree.map(lambda a, b: jnp.where(alive, a, b), new.params, inner.params)
+    return (new._replace(params=params), diverged_at), jnp.where(alive, loss, jnp.nan)
 
 
 def _measure(task, carry, splits):
