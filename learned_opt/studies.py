@@ -30,7 +30,7 @@ from learned_opt.types import Key, Task, Theta, UpdateRule
 
 # Floats of parameters, gradients and optimizer state that the lanes of one batch may hold: on CPU
 # what stays in cache, else what fills a GPU (`scripts/benchmark study`).
-_CPU_FLOATS, _ACCELERATOR_FLOATS = 2**21, 2**30
+_CPU_FLOATS, _ACCELERATOR_FLOATS = 2**22, 2**30
 _MAX_LANES = 1024
 
 
