@@ -5,7 +5,7 @@
 Data are read from TFDS_DATA_DIR or --data_dir.
 The final spaces are those that `--config.levels="('initial',)" --config.num_trials=16` suggested.
 
-Run time: about 35 minutes on 2 cores.
+Run time: about 30 minutes on one core.
 
 Expected: test errors of the winners in the final spaces, %: SGD 18.2, Momentum 16.1, Nesterov
 15.9, RMSProp 14.7, Adam 14.6, NAdam 15.7, the learned rule 30.
