@@ -1,6 +1,6 @@
 """Compares update rules on a task: learned ones as they are, hand-designed ones tuned first.
 
-    python -m experiments.compare --config=experiments/configs/compare_quadratic.py --workdir=DIR
+    python -m experiments.compare --config=experiments/configs/compare/quadratic.py --workdir=DIR
 
 Every rule meets the same fresh problems, which neither tuning nor meta-training has seen. The same
 command goes on where it was cut short. Writes results.json, tables.txt, metrics.jsonl, TensorBoard
@@ -17,8 +17,8 @@ import numpy as np
 from ml_collections import ConfigDict
 from rich.table import Table
 
-from experiments.build import make_task
-from experiments.comparison import (
+from experiments.common.build import make_task
+from experiments.common.comparison import (
     TUNING,
     Result,
     check_tuning,
@@ -28,9 +28,9 @@ from experiments.comparison import (
     plus_minus,
     print_tables,
 )
-from experiments.launch import check_fields, check_positive, launch
-from experiments.workdir import open_workdir, write_json
-from learned_opt import plots
+from experiments.common.launch import check_fields, check_positive, launch
+from experiments.common.workdir import open_workdir, write_json
+from learned_opt.figures import curves
 from learned_opt.metrics import MetricsWriter
 
 DEFAULTS = ConfigDict(
@@ -99,7 +99,7 @@ def checked(config: ConfigDict, defaults: ConfigDict) -> ConfigDict:
 def draw(results: Sequence[Result], title: str, marks: Sequence[int], workdir: Path) -> None:
     """Draws the loss curves, and the scores of tuning."""
     num_seeds = results[0].summary["num_seeds"]
-    plots.loss_curves(
+    curves.loss_curves(
         {f"{title}, {num_seeds} runs": {r.label: r.losses for r in results}},
         workdir / "losses.png",
         ylabel="training loss, mean ± standard error",
@@ -107,7 +107,7 @@ def draw(results: Sequence[Result], title: str, marks: Sequence[int], workdir: P
     )
     searches = {r.label: r.summary["tuning"] for r in results if "tuning" in r.summary}
     if searches:
-        plots.tuning_curves(
+        curves.tuning_curves(
             {
                 label: (s["grid"], np.asarray(s["scores"], np.float64))
                 for label, s in searches.items()

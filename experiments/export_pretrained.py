@@ -3,7 +3,8 @@
     python -m experiments.export_pretrained --workdir=DIR --name=lstm_quadratic \
         --results=RESULTS.json --fails='Diverges on …'
 
-The run must have been made with `experiments/configs/NAME.py` as it is: the card says so.
+The run must have been made with `experiments/configs/meta_train/NAME.py` as it is: the card says
+so.
 """
 
 import importlib
@@ -13,9 +14,9 @@ from typing import Any
 
 from absl import app, flags
 
-from experiments.launch import check_fields
+from experiments.common.launch import check_fields
+from experiments.common.workdir import write_json
 from experiments.meta_train import DEFAULTS
-from experiments.workdir import write_json
 from learned_opt import __version__, checkpoints
 
 _PRETRAINED = Path(checkpoints.__file__).parent / "pretrained"
@@ -45,25 +46,26 @@ def export(
 
     Raises:
       FileNotFoundError: the run is not finished.
-      ValueError: the run was made with another config than `experiments/configs/NAME.py`.
+      ValueError: the run was made with another config than that of this name in
+        `experiments/configs/meta_train`.
     """
     config, versions, cost = (
         _read(workdir / f"{part}.json") for part in ("config", "versions", "results")
     )
-    committed = importlib.import_module(f"experiments.configs.{name}").get_config()
+    committed = importlib.import_module(f"experiments.configs.meta_train.{name}").get_config()
     wanted = json.loads(json.dumps(check_fields(committed, DEFAULTS).to_dict()))
     different = sorted(k for k in wanted.keys() | config.keys() if wanted.get(k) != config.get(k))
     if different:
         raise ValueError(
-            f"{workdir} was not made with experiments/configs/{name}.py: "
+            f"{workdir} was not made with experiments/configs/meta_train/{name}.py: "
             f"{', '.join(different)} differ"
         )
     card = {
         "name": name,
         "rule": config["rule"],
         "task": config["task"],
-        "command": f"python -m experiments.meta_train --config=experiments/configs/{name}.py "
-        "--workdir=DIR",
+        "command": "python -m experiments.meta_train "
+        f"--config=experiments/configs/meta_train/{name}.py --workdir=DIR",
         "seed": config["seed"],
         "versions": {k: v for k, v in versions.items() if k != "platform"}
         | {"learned_opt": __version__},

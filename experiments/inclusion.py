@@ -1,6 +1,6 @@
 """Which optimizer includes which: specialized rules approach the rules that they include.
 
-    python -m experiments.inclusion --config=experiments/configs/inclusion.py --workdir=DIR
+    python -m experiments.inclusion --config=experiments/configs/inclusion/arrows.py --workdir=DIR
 
 For each arrow, task and schedule it runs the special rule and the general one that is to follow it,
 in float64, and reports the largest relative error of the parameters; where the general rule follows
@@ -18,12 +18,13 @@ import numpy as np
 from ml_collections import ConfigDict
 from rich.table import Table
 
-from experiments.build import make_task
-from experiments.comparison import print_tables
-from experiments.launch import check_fields, check_positive, launch
-from experiments.progress import Progress
-from experiments.workdir import open_workdir, write_json
-from learned_opt import inclusion, plots
+from experiments.common.build import make_task
+from experiments.common.comparison import print_tables
+from experiments.common.launch import check_fields, check_positive, launch
+from experiments.common.progress import Progress
+from experiments.common.workdir import open_workdir, write_json
+from learned_opt.figures import curves
+from learned_opt.studies import inclusion
 from learned_opt.types import Theta
 from learned_opt.update_rules import hierarchy
 
@@ -88,7 +89,7 @@ def _measure(config: ConfigDict, workdir: Path, data_dir: str | None) -> None:
     write_json(workdir / "results.json", results)
     print_tables([_table(rows, config)], workdir / "tables.txt")
     name = next(iter(tasks))
-    plots.inclusions(
+    curves.inclusions(
         {
             f"{row['inclusion']}": (config.eps, row["errors"])
             for row in rows

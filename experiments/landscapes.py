@@ -1,6 +1,7 @@
-"""How rules move: their trajectories on 2-D surfaces.
+r"""How rules move: their trajectories on 2-D surfaces.
 
-    python -m experiments.landscapes --config=experiments/configs/landscapes.py --workdir=DIR
+    python -m experiments.landscapes --config=experiments/configs/landscapes/surfaces.py \
+        --workdir=DIR
 
 Hand-designed rules get the learning rate that is best on the surface itself; where a surface has no
 minimum, the one that is best on `tune_unbounded_on`. Learned rules run as they
@@ -19,7 +20,7 @@ import numpy as np
 from ml_collections import ConfigDict
 from rich.table import Table
 
-from experiments.comparison import (
+from experiments.common.comparison import (
     TUNING,
     Entry,
     check_tuning,
@@ -28,10 +29,11 @@ from experiments.comparison import (
     print_tables,
     tune,
 )
-from experiments.launch import check_fields, check_positive, launch
-from experiments.progress import Progress
-from experiments.workdir import open_workdir, write_json
-from learned_opt import evaluation, plots
+from experiments.common.launch import check_fields, check_positive, launch
+from experiments.common.progress import Progress
+from experiments.common.workdir import open_workdir, write_json
+from learned_opt import evaluation
+from learned_opt.figures import curves
 from learned_opt.metrics import MetricsWriter
 from learned_opt.tasks import SURFACES, Surface
 
@@ -175,7 +177,7 @@ def final_table(ways: Sequence[Way]) -> Table:
 
 def _draw(surfaces: Sequence[Surface], ways: Sequence[Way], workdir: Path) -> None:
     by_surface = {s.name: [way for way in ways if way.surface == s.name] for s in surfaces}
-    plots.trajectories(
+    curves.trajectories(
         {s.name: (s, {w.label: w.points for w in by_surface[s.name]}) for s in surfaces},
         workdir / "overview.png",
     )
@@ -186,16 +188,16 @@ def _draw(surfaces: Sequence[Surface], ways: Sequence[Way], workdir: Path) -> No
             final = f"{'loss ' if surface.minima else ''}{outcome(way)}"
             title = f"{way.label}{rate}\n{final}"
             panels[title] = (surface, {way.label: way.points})
-        plots.trajectories(panels, workdir / f"{surface.name}.png")
-    curves = {
+        curves.trajectories(panels, workdir / f"{surface.name}.png")
+    gaps = {
         f"{s.name}: loss above the minimum": {
             way.label: _gap(s, way.losses)[None] for way in by_surface[s.name]
         }
         for s in surfaces
         if s.minima
     }
-    if curves:
-        plots.loss_curves(curves, workdir / "losses.png")
+    if gaps:
+        curves.loss_curves(gaps, workdir / "losses.png")
     print(f"figures: {', '.join(str(path) for path in sorted(workdir.glob('*.png')))}")
 
 

@@ -1,6 +1,7 @@
-"""Meta-trains an update rule.
+r"""Meta-trains an update rule.
 
-    python -m experiments.meta_train --config=experiments/configs/lstm_quadratic.py --workdir=DIR
+    python -m experiments.meta_train --config=experiments/configs/meta_train/lstm_quadratic.py \
+        --workdir=DIR
 
 The same command goes on from the last checkpoint. Writes theta.npz (the best θ by validation),
 results.json, metrics.jsonl, TensorBoard events, checkpoints/, config.json, versions.json and the
@@ -19,10 +20,10 @@ import numpy as np
 import optax
 from ml_collections import ConfigDict
 
-from experiments.build import make_rule, make_task
-from experiments.launch import check_fields, check_positive, launch, start_devices
-from experiments.progress import Progress
-from experiments.workdir import open_workdir, write_json
+from experiments.common.build import make_rule, make_task
+from experiments.common.launch import check_fields, check_positive, launch, start_devices
+from experiments.common.progress import Progress
+from experiments.common.workdir import open_workdir, write_json
 from learned_opt.checkpoints import Checkpointer, save_theta
 from learned_opt.evaluation import evaluate
 from learned_opt.meta_training import (
@@ -268,9 +269,9 @@ def _write_results(config: ConfigDict, workdir: Path, state: TrainState) -> None
     metadata = {"rule": config.rule.to_dict(), "config": config.to_dict(), "results": results}
     save_theta(workdir / "theta.npz", jax.device_get(state.best.theta), metadata)
     write_json(workdir / "results.json", results)
-    from learned_opt import plots
+    from learned_opt.figures import curves
 
-    plots.meta_training(read_metrics(workdir), workdir / "meta_training.png")
+    curves.meta_training(read_metrics(workdir), workdir / "meta_training.png")
     print(
         f"best validation score {results['best_validation_score']:.4g} at meta-update "
         f"{results['best_step']} of {steps}; {results['inner_steps']:,} inner steps in "

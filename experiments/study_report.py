@@ -22,8 +22,8 @@ from typing import Any
 import numpy as np
 from absl import app, flags
 
-from experiments.html_page import image, page, table
-from experiments.study_results import (
+from experiments.common.html_page import image, page, table
+from experiments.common.study_results import (
     all_trials,
     compare_arrows,
     costs_to_target,
@@ -38,11 +38,12 @@ from experiments.study_results import (
     winner_scores,
     winners_summary,
 )
-from experiments.workdir import write_json
-from learned_opt import statistics, study_plots
-from learned_opt.spaces import SearchSpace
-from learned_opt.study_plots import Interval
-from learned_opt.trials import scores
+from experiments.common.workdir import write_json
+from learned_opt.figures import studies as study_plots
+from learned_opt.figures.studies import Interval
+from learned_opt.studies import statistics
+from learned_opt.studies.spaces import SearchSpace
+from learned_opt.studies.trials import scores
 
 _WORKDIRS = flags.DEFINE_list("workdirs", None, "work directories of experiments.tune")
 _OUTPUT = flags.DEFINE_string("output", None, "where the report goes")

@@ -1,6 +1,6 @@
 """How far rules carry over to problems of another kind, beside rules tuned for each of them.
 
-    python -m experiments.transfer --config=experiments/configs/transfer_mnist.py --workdir=DIR
+    python -m experiments.transfer --config=experiments/configs/transfer/mnist.py --workdir=DIR
 
 Figures 5 and 6 of Andrychowicz et al. (2016): networks that are wider, deeper or of another
 activation than the one a rule was trained on, and a sweep over widths. The same command goes on
@@ -18,9 +18,8 @@ import numpy as np
 from ml_collections import ConfigDict
 from rich.table import Table
 
-from experiments.build import make_task
-from experiments.compare import checked
-from experiments.comparison import (
+from experiments.common.build import make_task
+from experiments.common.comparison import (
     TUNING,
     Entry,
     Result,
@@ -31,9 +30,10 @@ from experiments.comparison import (
     plus_minus,
     print_tables,
 )
-from experiments.launch import check_fields, check_positive, launch
-from experiments.workdir import open_workdir, write_json
-from learned_opt import plots
+from experiments.common.launch import check_fields, check_positive, launch
+from experiments.common.workdir import open_workdir, write_json
+from experiments.compare import checked
+from learned_opt.figures import curves
 from learned_opt.metrics import MetricsWriter
 from learned_opt.tasks import ImageClassifier
 from learned_opt.types import Task
@@ -221,25 +221,25 @@ def _draw(
 ) -> None:
     if results:
         panels = {name: {r.label: r.losses for r in rows} for name, rows in results.items()}
-        plots.loss_curves(panels, workdir / "losses.png", marks=config.report_steps)
+        curves.loss_curves(panels, workdir / "losses.png", marks=config.report_steps)
         print(f"figure: {workdir / 'losses.png'}")
     if not sweep:
         return
     step = str(config.sweep.num_steps)
-    curves: dict[str, dict[str, Any]] = {}
+    widths: dict[str, dict[str, Any]] = {}
     for layers in config.sweep.layers:
         title = f"{layers} hidden layer{'s' if layers > 1 else ''}, loss at step {step}"
-        curves[title] = {}
+        widths[title] = {}
         for n, first in enumerate(sweep[layers, config.sweep.widths[0]]):
             losses = [
                 sweep[layers, width][n].summary["loss"][step] for width in config.sweep.widths
             ]
-            curves[title][first.label] = (
+            widths[title][first.label] = (
                 np.asarray(config.sweep.widths),
                 np.asarray([loss["mean"] for loss in losses], np.float64),
                 np.asarray([loss["standard_error"] for loss in losses], np.float64),
             )
-    plots.width_sweep(curves, workdir / "widths.png")
+    curves.width_sweep(widths, workdir / "widths.png")
     print(f"figure: {workdir / 'widths.png'}")
 
 

@@ -1,6 +1,6 @@
 """Tuning studies: every rule tuned over all of its hyperparameters on one workload.
 
-    python -m experiments.tune --config=experiments/configs/tune_digits.py --workdir=DIR
+    python -m experiments.tune --config=experiments/configs/tune/digits.py --workdir=DIR
 
 Rules are those of `learned_opt.update_rules.hierarchy`. Each has search spaces of its own, small
 files `spaces`/LEVEL/RULE.json: the initial one, the final one that its results suggested
@@ -31,15 +31,17 @@ import numpy as np
 from ml_collections import ConfigDict
 from rich.table import Table
 
-from experiments.build import HIERARCHY, load_rule, make_task
-from experiments.comparison import number, print_tables
-from experiments.launch import check_fields, check_positive, launch
-from experiments.progress import Progress
-from experiments.workdir import open_workdir, write_json
-from learned_opt import statistics, studies, study_plots
+from experiments.common.build import HIERARCHY, load_rule, make_task
+from experiments.common.comparison import number, print_tables
+from experiments.common.launch import check_fields, check_positive, launch
+from experiments.common.progress import Progress
+from experiments.common.workdir import open_workdir, write_json
+from learned_opt import studies
+from learned_opt.figures import studies as study_plots
 from learned_opt.pretrained import pretrained_names
-from learned_opt.spaces import SearchSpace, around_best, load_space
-from learned_opt.trials import scores as all_scores
+from learned_opt.studies import statistics
+from learned_opt.studies.spaces import SearchSpace, around_best, load_space
+from learned_opt.studies.trials import scores as all_scores
 from learned_opt.types import Task, Theta, UpdateRule
 
 _WINNER = 0x7769_6E6E  # folded into the key: the winner meets starts that tuning has not seen

@@ -7,19 +7,15 @@ transformation. `pretrained(name)` gives one that is ready to use.
 from learned_opt import (
     checkpoints,
     evaluation,
-    inclusion,
     meta_training,
-    spaces,
-    statistics,
+    networks,
     studies,
     tasks,
-    trials,
-    tuning,
     update_rules,
 )
 from learned_opt.checkpoints import load_theta, save_theta
 from learned_opt.evaluation import evaluate
-from learned_opt.meta_training import TruncatedBPTT, init_state, meta_step, train, unroll
+from learned_opt.meta_training import TruncatedBPTT, init_state, meta_step, train
 from learned_opt.pretrained import (
     load_pretrained,
     pretrained,
@@ -27,6 +23,7 @@ from learned_opt.pretrained import (
     pretrained_names,
 )
 from learned_opt.types import Estimator, InnerState, MetaState, Task, UpdateRule
+from learned_opt.unroll import unroll
 
 __version__ = "0.1.0"
 
@@ -41,23 +38,19 @@ __all__ = [
     "checkpoints",
     "evaluate",
     "evaluation",
-    "inclusion",
     "init_state",
     "load_pretrained",
     "load_theta",
     "meta_step",
     "meta_training",
+    "networks",
     "pretrained",
     "pretrained_card",
     "pretrained_names",
     "save_theta",
-    "spaces",
-    "statistics",
     "studies",
     "tasks",
     "train",
-    "trials",
-    "tuning",
     "unroll",
     "update_rules",
 ]

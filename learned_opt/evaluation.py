@@ -16,8 +16,8 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from learned_opt.meta_training.unroll import init_inner, inner_step, unroll
 from learned_opt.types import Key, Params, Task, Theta, UpdateRule
+from learned_opt.unroll import init_inner, inner_step, unroll
 
 # Floats of parameters and optimizer state that one batch of runs may hold: on CPU what stays in
 # cache (runs one after another are the fastest for all but tiny problems), else what fills a GPU.

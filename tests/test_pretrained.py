@@ -68,7 +68,7 @@ def test_what_comes_with_the_library():
 def test_cards_say_how_good_and_how_bad(name):
     card = pretrained_card(name)
     assert card["name"] == name
-    assert f"experiments/configs/{name}.py" in card["command"]
+    assert f"experiments/configs/meta_train/{name}.py" in card["command"]
     assert card["cost"]["inner_steps"] > 0 and card["cost"]["minutes"] > 0
     assert card["versions"]["jax"] and card["results"] and card["fails"]
     assert isinstance(card["seed"], int)

@@ -1,6 +1,5 @@
-"""How a rule is learned: the inner loop, estimators of the meta-gradient, and the trainer."""
+"""How a rule is learned: estimators of the meta-gradient, and the trainer."""
 
-from learned_opt.meta_training.estimators import TruncatedBPTT, TruncatedBPTTState
 from learned_opt.meta_training.trainer import (
     Best,
     TrainState,
@@ -9,18 +8,15 @@ from learned_opt.meta_training.trainer import (
     restart_from_best,
     train,
 )
-from learned_opt.meta_training.unroll import init_inner, inner_step, unroll
+from learned_opt.meta_training.truncated_bptt import TruncatedBPTT, TruncatedBPTTState
 
 __all__ = [
     "Best",
     "TrainState",
     "TruncatedBPTT",
     "TruncatedBPTTState",
-    "init_inner",
     "init_state",
-    "inner_step",
     "meta_step",
     "restart_from_best",
     "train",
-    "unroll",
 ]

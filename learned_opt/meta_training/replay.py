@@ -17,8 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from learned_opt.meta_training.unroll import inner_step
 from learned_opt.types import InnerState, Key, Params, Theta, UpdateRule
+from learned_opt.unroll import inner_step
 
 
 class Recorded(NamedTuple):

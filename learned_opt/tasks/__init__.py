@@ -1,8 +1,8 @@
 """What is optimized: one file a family of problems."""
 
-from learned_opt.tasks.characters import CharacterModel, character_model
+from learned_opt.tasks.classifier import ImageClassifier, image_classifier
 from learned_opt.tasks.conv_classifier import ConvClassifier, conv_classifier
-from learned_opt.tasks.image_classifier import ImageClassifier, image_classifier
+from learned_opt.tasks.language_model import CharacterModel, character_model
 from learned_opt.tasks.quadratic import Quadratic
 from learned_opt.tasks.surfaces import SURFACES, Surface
 

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from learned_opt.networks import functional
+from learned_opt.networks.functional import functional
 from learned_opt.tasks import datasets
 from learned_opt.tasks.checks import check_batch, check_splits, positive, static
 from learned_opt.types import Key, Metrics, Params, Scalar
@@ -22,7 +22,7 @@ _EVALUATION_BATCH = 1000
 @functools.lru_cache
 def _network(name: str, image_shape: tuple[int, ...], num_classes: int):
     """`init(key) -> params` and `apply(params, images) -> logits`."""
-    from learned_opt.tasks.optimizees import IMAGE_NETWORKS  # Flax takes half a second to import
+    from learned_opt.networks.images import IMAGE_NETWORKS  # Flax takes half a second to import
 
     make = IMAGE_NETWORKS[name]
     return functional(lambda rngs: make(image_shape, num_classes, rngs=rngs))

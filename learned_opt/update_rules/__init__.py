@@ -1,6 +1,5 @@
 """How parameters move: hand-designed rules (θ = hyperparameters) and learned ones (θ = weights)."""
 
-from learned_opt.networks import functional
 from learned_opt.update_rules import hierarchy
 from learned_opt.update_rules.hand_designed import (
     adadelta,
@@ -22,7 +21,6 @@ __all__ = [
     "adagrad",
     "adam",
     "adamw",
-    "functional",
     "hierarchy",
     "lstm",
     "momentum",

@@ -1,9 +1,9 @@
 r"""The update rules of Choi et al. (2019), exactly as that paper compares them.
 
 A rule that has another as a limit of its hyperparameters *includes* it: SGD ⊆ Momentum ⊆ RMSProp,
-SGD ⊆ Momentum ⊆ Adam, SGD ⊆ Nesterov ⊆ NAdam (`learned_opt.inclusion`). That holds for these
-definitions to the letter, and optax's differ: its `adam` adds ε after the bias correction, its
-`nadam` corrects m otherwise, its `rmsprop` starts v at zero by default.
+SGD ⊆ Momentum ⊆ Adam, SGD ⊆ Nesterov ⊆ NAdam (`learned_opt.studies.inclusion`). That holds for
+these definitions to the letter, and optax's differ: its `adam` adds ε after the bias correction,
+its `nadam` corrects m otherwise, its `rmsprop` starts v at zero by default.
 
 Every θ holds the learning rate η with its linear decay,
 

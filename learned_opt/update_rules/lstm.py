@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from learned_opt.networks import functional
+from learned_opt.networks.functional import functional
 from learned_opt.types import Params, Theta, UpdateRule
 from learned_opt.update_rules import checks, features
 

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from experiments import compare, comparison
+from experiments import compare
+from experiments.common import comparison
 from learned_opt import evaluation
 from learned_opt.checkpoints import save_theta
 from learned_opt.metrics import read_metrics

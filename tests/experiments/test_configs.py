@@ -6,24 +6,22 @@ from pathlib import Path
 import pytest
 
 from experiments import compare, landscapes, transfer
-from experiments.build import TASKS
-from experiments.comparison import check_tuning
-from experiments.launch import check_fields
+from experiments.common.build import TASKS
+from experiments.common.comparison import check_tuning
+from experiments.common.launch import check_fields
 
 CONFIGS = Path(compare.__file__).parent / "configs"
 FILES = sorted(
-    path for kind in ("compare", "transfer", "landscapes") for path in CONFIGS.glob(f"{kind}*.py")
+    path for kind in ("compare", "transfer", "landscapes") for path in (CONFIGS / kind).glob("*.py")
 )
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", FILES, ids=lambda path: f"{path.parent.stem}-{path.stem}")
 def test_config(path):
-    module = importlib.import_module(f"experiments.configs.{path.stem}")
-    experiment = {"compare": compare, "transfer": transfer, "landscapes": landscapes}[
-        path.stem.split("_")[0]
-    ]
-    name = experiment.__name__.split(".")[-1]
-    command = f"python -m experiments.{name} --config=experiments/configs/{path.name}"
+    name = path.parent.stem
+    module = importlib.import_module(f"experiments.configs.{name}.{path.stem}")
+    experiment = {"compare": compare, "transfer": transfer, "landscapes": landscapes}[name]
+    command = f"python -m experiments.{name} --config=experiments/configs/{name}/{path.name}"
     assert command in module.__doc__
     assert "Run time" in module.__doc__ and "Expected" in module.__doc__
     config = check_fields(module.get_config(), experiment.DEFAULTS)

@@ -7,12 +7,12 @@ import jax
 import numpy as np
 import pytest
 
-from experiments.build import make_rule
-from experiments.configs import lstm_quadratic
+from experiments.common.build import make_rule
+from experiments.common.launch import check_fields
+from experiments.common.workdir import open_workdir, write_json
+from experiments.configs.meta_train import lstm_quadratic
 from experiments.export_pretrained import export
-from experiments.launch import check_fields
 from experiments.meta_train import DEFAULTS
-from experiments.workdir import open_workdir, write_json
 from learned_opt import __version__
 from learned_opt.checkpoints import load_theta, save_theta
 

@@ -6,8 +6,8 @@ import pytest
 from ml_collections import ConfigDict
 
 from experiments import inclusion
-from experiments.configs import inclusion as committed
-from experiments.launch import check_fields
+from experiments.common.launch import check_fields
+from experiments.configs.inclusion import arrows as committed
 
 
 def make_config(**settings):
@@ -35,7 +35,7 @@ def test_the_committed_config_is_accepted():
     assert check_fields(config, inclusion.DEFAULTS)
     for words in (
         "python -m experiments.inclusion",
-        "configs/inclusion.py",
+        "configs/inclusion/arrows.py",
         "Run time",
         "Expected",
     ):

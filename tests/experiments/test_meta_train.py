@@ -14,8 +14,8 @@ import pytest
 from absl import flags
 
 from experiments import meta_train
-from experiments.configs import lstm_mnist, lstm_quadratic
-from experiments.workdir import open_workdir
+from experiments.common.workdir import open_workdir
+from experiments.configs.meta_train import lstm_mnist, lstm_quadratic
 from learned_opt.checkpoints import load_theta
 from learned_opt.metrics import read_metrics
 
@@ -41,7 +41,7 @@ def command(workdir, *extra, config="lstm_quadratic", **changes):
         sys.executable,
         "-m",
         "experiments.meta_train",
-        f"--config=experiments/configs/{config}.py",
+        f"--config=experiments/configs/meta_train/{config}.py",
         f"--workdir={workdir}",
         *(f"--config.{name}={value}" for name, value in settings.items()),
         *extra,

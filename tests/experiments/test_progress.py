@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from experiments.progress import Progress
+from experiments.common.progress import Progress
 
 
 @pytest.fixture

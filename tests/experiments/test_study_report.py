@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from experiments import tune
 from experiments.study_report import make_report
-from learned_opt.spaces import load_space
+from learned_opt.studies.spaces import load_space
 
 ROOT = Path(__file__).parents[2]
 RULES = ("sgd", "momentum", "adam")

@@ -5,7 +5,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from experiments import transfer
-from experiments.build import make_task
+from experiments.common.build import make_task
 
 
 def make_config(**settings):

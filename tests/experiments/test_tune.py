@@ -100,7 +100,7 @@ def test_killed_five_times_it_ends_with_the_same_table(tmp_path):
     def command(workdir):
         flags = [f"--config.{name}={value}" for name, value in settings.items()]
         program = [sys.executable, "-m", "experiments.tune"]
-        config = "--config=experiments/configs/tune_digits.py"
+        config = "--config=experiments/configs/tune/digits.py"
         return [*program, config, f"--workdir={workdir}", *flags]
 
     environment = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
@@ -164,13 +164,13 @@ def test_a_missing_or_wrong_space_is_named(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "experiments/configs").glob("tune_*.py")))
+@pytest.mark.parametrize("path", sorted((ROOT / "experiments/configs/tune").glob("*.py")))
 def test_the_committed_configs_are_accepted(path):
-    module = importlib.import_module(f"experiments.configs.{path.stem}")
+    module = importlib.import_module(f"experiments.configs.tune.{path.stem}")
     config = tune._checked(module.get_config())
     config.spaces = str(ROOT / config.spaces)
     assert [len(found) for found in tune._find_studies(config).values()]
-    for words in ("python -m experiments.tune", f"configs/{path.name}", "Run time: about"):
+    for words in ("python -m experiments.tune", f"configs/tune/{path.name}", "Run time: about"):
         assert words in module.__doc__
     for words in ("RULES", "RUNTIME"):
         assert words not in module.__doc__
@@ -226,7 +226,7 @@ def test_any_text_file(tmp_path):
         "task.hidden_size": 4, "task.length": 8, "task.batch_size": 2,
     }  # fmt: skip
     command = [sys.executable, "-m", "experiments.tune", f"--workdir={tmp_path / 'run'}"]
-    command += ["--config=experiments/configs/tune_char_lstm.py"]
+    command += ["--config=experiments/configs/tune/char_lstm.py"]
     command += [f"--config.{name}={value}" for name, value in settings.items()]
     environment = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
     run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)

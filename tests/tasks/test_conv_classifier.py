@@ -99,7 +99,7 @@ def test_evaluation_in_parts_covers_every_example(monkeypatch):
 
 
 def test_batch_norm_by_the_batch_at_hand():
-    from learned_opt.tasks.optimizees import BatchNorm
+    from learned_opt.networks.images import BatchNorm
 
     x = np.random.default_rng(0).normal(3.0, 2.0, (5, 4, 4, 2))
     found = BatchNorm(2)(jnp.asarray(x))

@@ -1,0 +1,324 @@
+"""Rules side by side on one task: tuned, run on the same problems, measured. Shared by experiments.
+
+What is finished is kept in a folder, so that the same command goes on where it was cut short.
+"""
+
+import contextlib
+import functools
+import json
+import math
+import os
+import re
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+from rich.console import Console
+from rich.table import Table
+
+from experiments.common.build import HAND_DESIGNED, load_rule
+from experiments.common.launch import check_fields, check_positive
+from experiments.common.progress import Progress
+from experiments.common.workdir import write_json
+from learned_opt import evaluation
+from learned_opt.studies import digest, tuning
+from learned_opt.types import Key, Task, Theta, UpdateRule
+
+TUNING = {
+    "num_steps": (100,),  # updates in a tuning run; hand-designed rules are tuned once for each
+    "num_seeds": 8,
+    "low": 1e-3,  # the grid of learning rates; it grows where the best lies on its edge
+    "high": 1.0,
+    "per_decade": 8,
+    "max_extensions": 3,  # decades by which it may grow
+    "split": "valid",  # its loss after the last update is the score; '' scores by minibatch losses
+    "window": 1,  # ... after this many last updates
+}
+
+
+class Entry(NamedTuple):
+    """A rule in a comparison.
+
+    Attributes:
+      label: what tables and figures call it.
+      rule: the update rule.
+      theta: its θ; for a hand-designed rule, before tuning.
+      tuned_for: updates in a tuning run, or None where there is nothing to tune.
+    """
+
+    label: str
+    rule: UpdateRule
+    theta: Theta
+    tuned_for: int | None
+
+
+class Result(NamedTuple):
+    """What a comparison found for one rule.
+
+    Attributes:
+      label: as in `Entry`.
+      summary: everything but the curves, as it goes into `results.json`.
+      losses: `[num_seeds, num_steps + 1]`, see `Evaluation`.
+    """
+
+    label: str
+    summary: dict[str, Any]
+    losses: np.ndarray
+
+
+def check_tuning(config: ConfigDict) -> ConfigDict:
+    """Fills in and checks the settings of tuning.
+
+    Raises:
+      ValueError: an unknown field or a value out of range.
+    """
+    config = check_fields(config, ConfigDict(TUNING))
+    check_positive(config, "num_seeds", "per_decade", "window")
+    if not config.num_steps or not all(isinstance(n, int) and n > 0 for n in config.num_steps):
+        raise ValueError(f"tuning.num_steps must be whole numbers above 0, got {config.num_steps}")
+    if config.per_decade < 4:
+        raise ValueError(f"per_decade must be at least 4 to be fair, got {config.per_decade}")
+    return config
+
+
+def device_mesh() -> jax.sharding.Mesh | None:
+    """A mesh of this process's devices to spread runs over; None where there is one device.
+
+    On CPU every core is made a device of its own, unless JAX's devices have been started already.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    if jax.config.values["jax_num_cpu_devices"] < 0:
+        with contextlib.suppress(RuntimeError):
+            jax.config.update("jax_num_cpu_devices", cores or 1)
+    devices = jax.local_devices()
+    return jax.make_mesh((len(devices),), ("runs",), devices=devices) if len(devices) > 1 else None
+
+
+def find_rules(names: Sequence[str], tuned_for: Sequence[int]) -> list[Entry]:
+    """Finds the rules of a comparison; every hand-designed one appears once for each `tuned_for`.
+
+    Args:
+      names: see `experiments.common.build.load_rule`.
+      tuned_for: updates in a tuning run.
+
+    Raises:
+      ValueError: no name at all, an unknown one, or one that is there twice.
+      FileNotFoundError: a path that does not exist.
+    """
+    if not names:
+        raise ValueError("rules must name at least one rule")
+    entries = []
+    for name in names:
+        rule, theta = load_rule(name)
+        if name not in HAND_DESIGNED:
+            label = Path(name).parent.name or name if name.endswith(".npz") else name
+            entries.append(Entry(label, rule, theta, None))
+            continue
+        for steps in tuned_for:
+            label = name if len(tuned_for) == 1 else f"{name} (tuned for {steps})"
+            entries.append(Entry(label, rule, theta, steps))
+    labels = [entry.label for entry in entries]
+    for label in labels:
+        if labels.count(label) > 1:
+            raise ValueError(f"rule {label!r} is there twice")
+    return entries
+
+
+def compare_rules(
+    task: Task,
+    entries: Sequence[Entry],
+    key: Key,
+    *,
+    num_seeds: int,
+    num_steps: int,
+    report_steps: Sequence[int],
+    tuning_config: ConfigDict,
+    folder: Path,
+    mesh: jax.sharding.Mesh | None = None,
+    title: str = "",
+    measure: bool = True,
+) -> list[Result]:
+    """Tunes, runs and measures rules on one task, all on the same problems.
+
+    Args:
+      task: the task.
+      entries: the rules, from `find_rules`.
+      key: where the problems come from; tuning draws others than evaluation.
+      num_seeds: evaluation runs.
+      num_steps: updates in an evaluation run.
+      report_steps: numbers of updates to report losses at.
+      tuning_config: as `TUNING`.
+      folder: where finished rules are kept.
+      mesh: the devices to spread the runs over, or None.
+      title: goes in front of the progress display.
+      measure: whether to time steps and evaluate on the test split.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    results = []
+    for entry in entries:
+        name = re.sub(r"\W+", "_", entry.label).strip("_")
+        identity = digest(entry.theta)
+        result = _load(folder / name, entry.label, identity)
+        if result is None:
+            theta, tuned = entry.theta, None
+            if entry.tuned_for is not None:
+                with _progress(f"{title}{entry.label}: tuning") as progress:
+                    tuned = tune(entry, task, key, tuning_config, mesh, progress)
+                    theta = tuned.theta
+            with _progress(f"{title}{entry.label}: evaluation") as progress:
+                evaluated = evaluation.evaluate(
+                    entry.rule,
+                    theta,
+                    task,
+                    key,
+                    num_seeds=num_seeds,
+                    num_steps=num_steps,
+                    eval_steps=report_steps if measure else (),
+                    splits=("test",),
+                    mesh=mesh,
+                    progress=functools.partial(progress, total=num_seeds),
+                )
+            summary = _summary(entry, tuned, evaluated, report_steps)
+            if measure:
+                summary |= _cost(entry.rule, theta, task, key)
+            result = Result(entry.label, summary, evaluated.losses)
+            _save(folder / name, result, identity)
+        results.append(result)
+    return results
+
+
+def tune(
+    entry: Entry,
+    task: Task,
+    key: Key,
+    config: ConfigDict,
+    mesh: jax.sharding.Mesh | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> tuning.Tuned:
+    """Finds a hand-designed rule's learning rate by the settings of `TUNING`."""
+    assert entry.tuned_for is not None
+    return tuning.tune(
+        entry.rule,
+        task,
+        key,
+        num_steps=entry.tuned_for,
+        num_seeds=config.num_seeds,
+        low=config.low,
+        high=config.high,
+        per_decade=config.per_decade,
+        split=config.split or None,
+        window=config.window,
+        max_extensions=config.max_extensions,
+        mesh=mesh,
+        progress=progress,
+    )
+
+
+def _summary(
+    entry: Entry,
+    tuned: tuning.Tuned | None,
+    evaluated: evaluation.Evaluation,
+    report_steps: Sequence[int],
+) -> dict[str, Any]:
+    """Means over runs, with standard errors, at the report steps."""
+    losses = evaluated.losses.astype(np.float64)
+    heldout = evaluated.heldout.get("test", {})
+    summary: dict[str, Any] = {
+        "label": entry.label,
+        "tuned_for": entry.tuned_for,
+        "num_seeds": len(losses),
+        "diverged": int(evaluated.diverged.sum()),
+        "loss": {str(s): _mean(losses[:, s]) for s in report_steps},
+        # Losses at steps 0 … s − 1, as in the paper's meta-loss.
+        "sum_of_losses": {str(s): _mean(losses[:, :s].sum(axis=1)) for s in report_steps if s},
+        "test": {
+            str(step): {metric: _mean(values[:, n]) for metric, values in heldout.items()}
+            for n, step in enumerate(evaluated.eval_steps)
+            if heldout
+        },
+    }
+    if tuned is not None:
+        summary["tuning"] = {
+            tuned.name: tuned.value,
+            "score": number(tuned.score),
+            "on_edge": tuned.on_edge,
+            "grid": tuned.grid.tolist(),
+            "scores": [number(score) for score in tuned.scores],
+        }
+    return summary
+
+
+def _cost(rule: UpdateRule, theta: Theta, task: Task, key: Key) -> dict[str, float]:
+    params = jax.eval_shape(lambda key: task.init(key, task.sample(key)), key)
+    return {
+        "ms_per_step": 1000 * evaluation.step_time(rule, theta, task, key),
+        "state_bytes_per_parameter": evaluation.state_bytes_per_parameter(rule, theta, params),
+    }
+
+
+def _mean(values: np.ndarray) -> dict[str, float | str]:
+    values = values.astype(np.float64)
+    with np.errstate(over="ignore", invalid="ignore"):  # diverged runs are reported as such
+        error = values.std(ddof=1) / math.sqrt(len(values)) if len(values) > 1 else 0.0
+        return {
+            "mean": number(values.mean()),
+            "standard_error": number(error),
+            "median": number(np.median(values)),
+        }
+
+
+def number(value: float) -> float | str:
+    """A float that JSON can hold: 'nan', 'inf' and '-inf' where it is not finite."""
+    return float(value) if math.isfinite(value) else str(float(value))
+
+
+def _save(path: Path, result: Result, identity: str) -> None:
+    np.save(path.with_suffix(".npy"), result.losses)
+    write_json(path.with_suffix(".json"), {"theta": identity, "summary": result.summary})
+
+
+def _load(path: Path, label: str, identity: str) -> Result | None:
+    try:
+        kept = json.loads(path.with_suffix(".json").read_text())
+        losses = np.load(path.with_suffix(".npy"))
+    except (OSError, ValueError):
+        return None
+    if kept["theta"] != identity:
+        return None
+    return Result(label, kept["summary"], losses)
+
+
+@contextlib.contextmanager
+def _progress(title: str) -> Iterator[Callable[..., None]]:
+    """Shows the share done, of a total that may grow."""
+    with Progress(f"{title}, percent", 0, 100) as bar:
+
+        def update(done: int, total: int) -> None:
+            bar.update(100 * done // total, {})
+
+        yield update
+
+
+def print_tables(tables: Sequence[Table], path: Path) -> None:
+    """Prints tables as wide as they are, and writes them to a text file as well."""
+    width = 200
+    with path.open("w") as file:
+        written = Console(file=file, width=width)
+        shown = Console(width=width) if not Console().is_terminal else Console()
+        for table in tables:
+            shown.print(table)
+            written.print(table)
+
+
+def plus_minus(value: dict[str, Any]) -> str:
+    """A mean and its standard error, to the digits that matter."""
+    mean, error = float(value["mean"]), float(value["standard_error"])
+    if not math.isfinite(mean):
+        return "diverged"
+    if abs(mean) >= 1e6:
+        return f"{mean:.2g}"
+    places = 3 if error == 0 else max(0, min(5, 1 - math.floor(math.log10(error))))
+    return f"{mean:.{places}f} ± {error:.{places}f}"

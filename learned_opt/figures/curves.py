@@ -1,0 +1,283 @@
+"""Figures, as PNG files.
+
+Matplotlib is imported when a figure is made, and never its state machine: nothing here opens a
+window or changes a setting of the caller's.
+"""
+
+import math
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from learned_opt.figures.style import (
+    COLORS,
+    KNOWN_STYLES,
+    LAST_STYLE,
+    all_labels,
+    base,
+    line_weight,
+    log_axis,
+    make_panels,
+    save,
+    styles_of,
+)
+from learned_opt.tasks import Surface
+
+Band = Literal["standard_error", "quantiles"]
+
+
+def loss_curves(
+    panels: Mapping[str, Mapping[str, ArrayLike]],
+    path: str | os.PathLike,
+    *,
+    band: Band = "standard_error",
+    ylabel: str = "loss",
+    marks: Sequence[int] = (),
+) -> None:
+    """Draws losses against the number of updates, on a log scale, one panel a problem.
+
+    Args:
+      panels: title -> label -> losses `[num_seeds, num_steps + 1]`.
+      path: the PNG file.
+      band: 'standard_error' draws the mean and one standard error about it, 'quantiles' the median
+        and the 5th to 95th percentile.
+      ylabel: what the losses are.
+      marks: numbers of updates to mark by a vertical line.
+    """
+    styles = styles_of(all_labels(panels))
+    figure, axes = make_panels(len(panels), ylabel=ylabel, xlabel="updates")
+    for axis, (title, curves) in zip(axes, panels.items(), strict=False):
+        starts, lows = [], []
+        for label, losses in curves.items():
+            middle, low, high = _summary(np.asarray(losses, np.float64), band)
+            steps = np.arange(len(middle))
+            color, dashes = styles[label]
+            axis.fill_between(steps, low, high, color=color, alpha=0.2, linewidth=0)
+            axis.plot(
+                steps, middle, color=color, linestyle=dashes, label=label, **line_weight(label)
+            )
+            starts.append(middle[0])
+            lows.append(np.min(middle, where=middle > 0, initial=middle[0]))
+        for mark in marks:
+            axis.axvline(mark, color="0.6", linewidth=0.8, linestyle=(0, (2, 2)), zorder=0)
+        log_axis(axis, lows, starts, above=1.4)
+        axis.set_xlim(0, len(middle) - 1)
+        axis.set_title(title, fontsize=10)
+    save(figure, axes, path, legend="right")
+
+
+def tuning_curves(
+    curves: Mapping[str, tuple[ArrayLike, ArrayLike]],
+    path: str | os.PathLike,
+    *,
+    title: str = "",
+    xlabel: str = "learning rate",
+    ylabel: str = "mean final loss",
+) -> None:
+    """Draws the scores of a search against the hyperparameter, a dot on the best.
+
+    Args:
+      curves: label -> (values, scores), as `Tuned.grid` and `Tuned.scores`; what diverged is left
+        out.
+      path: the PNG file.
+      title: of the figure.
+      xlabel: the hyperparameter.
+      ylabel: the score.
+    """
+    styles = styles_of(curves)
+    figure, axes = make_panels(1, ylabel=ylabel, xlabel=xlabel)
+    bests = []
+    for label, (values, scores) in curves.items():
+        values, scores = np.asarray(values), np.asarray(scores, np.float64)
+        kept = np.isfinite(scores) & (scores > 0)
+        if not kept.any():
+            continue
+        color, dashes = styles[label]
+        axes[0].plot(values[kept], scores[kept], color=color, linestyle=dashes, label=label)
+        best = np.argmin(np.where(kept, scores, np.inf))
+        axes[0].plot(values[best], scores[best], "o", color=color)
+        bests.append(scores[best])
+    axes[0].set_xscale("log")
+    log_axis(axes[0], bests, bests, above=10.0)
+    axes[0].set_title(title, fontsize=10)
+    save(figure, axes, path, legend="right")
+
+
+def width_sweep(
+    panels: Mapping[str, Mapping[str, tuple[ArrayLike, ArrayLike, ArrayLike]]],
+    path: str | os.PathLike,
+    *,
+    ylabel: str = "final loss",
+) -> None:
+    """Draws final losses against the number of hidden units (figure 6 of the paper).
+
+    Args:
+      panels: title -> label -> (widths, mean losses, their standard errors), each `[num_widths]`.
+      path: the PNG file.
+      ylabel: what the losses are.
+    """
+    styles = styles_of(all_labels(panels))
+    figure, axes = make_panels(len(panels), ylabel=ylabel, xlabel="hidden units", sharey=True)
+    for axis, (title, curves) in zip(axes, panels.items(), strict=False):
+        for label, (widths, means, errors) in curves.items():
+            color, dashes = styles[label]
+            axis.errorbar(
+                widths,
+                means,
+                errors,
+                color=color,
+                linestyle=dashes,
+                marker="o",
+                markersize=3.5,
+                label=label,
+                **line_weight(label),
+            )
+        axis.set_ylim(bottom=0)
+        axis.set_title(title, fontsize=10)
+    save(figure, axes, path, legend="right")
+
+
+def inclusions(
+    errors: Mapping[str, tuple[ArrayLike, ArrayLike]],
+    responses: Mapping[str, ArrayLike],
+    path: str | os.PathLike,
+    *,
+    task: str = "",
+) -> None:
+    """Draws how fast specialized rules approach what they include, and a pair that does not.
+
+    Args:
+      errors: panel's label 'M ⊆ N' -> (ε `[n]`, errors `[n]`); zeros, exact inclusions, are left
+        out.
+      responses: label -> what a parameter loses after a single gradient `[T]`.
+      path: the PNG file.
+      task: what the errors were measured on.
+    """
+    figure, (left, right) = make_panels(2, xlabel="", ylabel="")
+    for n, (label, (eps, values)) in enumerate(errors.items()):
+        values = np.asarray(values, np.float64)
+        # Lines of the same slope lie on each other: markers of their own keep them apart.
+        left.plot(
+            np.asarray(eps)[values > 0],
+            values[values > 0],
+            color=COLORS[n % len(COLORS)],
+            marker="os^Dv"[n % 5],
+            markersize=9 - 2.5 * n if n < 3 else 3,
+            markerfacecolor="none",
+            label=label,
+        )
+    left.set_xscale("log")
+    left.set_yscale("log")
+    left.set_xlabel("ε")
+    left.set_title("largest relative error" + (f" on {task}" if task else ""), fontsize=10)
+    left.legend(frameon=False, fontsize=8)
+    for (label, values), marker in zip(responses.items(), "os^D", strict=False):
+        color, dashes = KNOWN_STYLES.get(base(label), LAST_STYLE)
+        right.plot(values, color=color, linestyle=dashes, marker=marker, markersize=4, label=label)
+    right.set_xlabel("updates since")
+    right.set_title("response to one gradient of 1", fontsize=10)
+    right.set_ylim(bottom=0)
+    right.legend(frameon=False, fontsize=8)
+    figure.savefig(path)
+
+
+def trajectories(
+    panels: Mapping[str, tuple[Surface, Mapping[str, ArrayLike]]], path: str | os.PathLike
+) -> None:
+    """Draws optimizers' ways over contours of 2-D surfaces.
+
+    A cross is the start, a dot where the way ends, a star a minimum. Contours follow quantiles of
+    the surface, so that valleys and plains show alike; the darker the lower.
+
+    Args:
+      panels: title -> (surface, label -> points `[num_steps + 1, 2]`).
+      path: the PNG file.
+    """
+    import matplotlib.patheffects
+
+    styles = styles_of(all_labels({title: ways for title, (_, ways) in panels.items()}))
+    figure, axes = make_panels(len(panels), xlabel="", ylabel="")
+    halo = [matplotlib.patheffects.withStroke(linewidth=3, foreground="white")]
+    for axis, (title, (surface, ways)) in zip(axes, panels.items(), strict=False):
+        _contours(axis, surface)
+        for label, points in ways.items():
+            color, dashes = styles[label]
+            points = np.asarray(points, np.float64)
+            points = points[np.isfinite(points).all(axis=1)]
+            points = np.clip(points, -1e6, 1e6)  # what leaves the window leaves it all the same
+            axis.plot(
+                *points.T,
+                color=color,
+                linestyle=dashes,
+                linewidth=1.6,
+                label=label,
+                path_effects=halo,
+            )
+            axis.plot(*points[-1], "o", color=color, mec="white", markersize=6, zorder=6)
+        for minimum in surface.minima:
+            axis.plot(*minimum, "*", color="white", mec="black", markersize=11, zorder=4)
+        axis.plot(*surface.start, "X", color="black", mec="white", markersize=9, zorder=5)
+        axis.set(xlim=surface.window[0], ylim=surface.window[1])
+        axis.set_title(title, fontsize=10)
+        axis.grid(False)
+    figure.supxlabel("cross: start    dot: end    star: minimum", fontsize=9)
+    legend: Literal["right"] | None = None
+    if any(len(ways) > 1 for _, ways in panels.values()):
+        legend = "right"
+    save(figure, axes, path, legend=legend)
+
+
+def meta_training(records: Sequence[Mapping[str, Any]], path: str | os.PathLike) -> None:
+    """Draws a meta-training's meta-loss and validation scores.
+
+    Args:
+      records: lines of `metrics.jsonl`, as `read_metrics` gives them.
+      path: the PNG file.
+    """
+    figure, axes = make_panels(2, xlabel="meta-updates", ylabel="")
+    shown = [
+        ("meta_loss", "meta-loss per inner step", "-"),
+        ("validation_score", "validation score (final loss on fresh problems)", ".-"),
+    ]
+    for axis, (name, title, style) in zip(axes, shown, strict=True):
+        rows = [(r["step"], r[name]) for r in records if name in r]
+        if rows:
+            steps, values = np.asarray(rows, np.float64).T
+            axis.plot(steps, values, style, color=COLORS[1], linewidth=1)
+            if name == "validation_score" and np.isfinite(values).any():
+                best = np.nanargmin(values)
+                axis.plot(steps[best], values[best], "o", color="black")
+                title += f"\nbest: {values[best]:.4g} at {steps[best]:.0f}"
+            log_axis(axis, values, values, above=1.2)
+        axis.set_title(title, fontsize=10)
+    save(figure, axes, path, legend=None)
+
+
+def _summary(losses: np.ndarray, band: Band) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Middle, low and high `[num_steps + 1]` of losses `[num_seeds, num_steps + 1]`."""
+    if band == "quantiles":
+        low, middle, high = np.quantile(losses, [0.05, 0.5, 0.95], axis=0)
+        return middle, low, high
+    if band != "standard_error":
+        raise ValueError(f"unknown band {band!r}: expected 'standard_error' or 'quantiles'")
+    with np.errstate(over="ignore", invalid="ignore"):  # diverged runs are not drawn
+        mean = losses.mean(axis=0)
+        error = losses.std(axis=0, ddof=1 if len(losses) > 1 else 0) / math.sqrt(len(losses))
+    return mean, mean - error, mean + error
+
+
+def _contours(axis: Any, surface: Surface) -> None:
+    x, y = (np.linspace(*ends, 201) for ends in surface.window)
+    values = np.asarray(surface.value(*np.meshgrid(x, y)))  # type: ignore[arg-type]
+    levels = np.unique(np.quantile(values, np.linspace(0, 1, 22)))
+    axis.contourf(x, y, values, levels=levels, cmap="gray", norm=_ranks(levels), alpha=0.55)
+    axis.contour(x, y, values, levels=levels, colors="0.45", linewidths=0.35, linestyles="solid")
+
+
+def _ranks(levels: np.ndarray) -> Any:
+    from matplotlib.colors import BoundaryNorm
+
+    return BoundaryNorm(levels, 256)

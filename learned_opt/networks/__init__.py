@@ -1,0 +1,8 @@
+"""Flax modules as pure functions: what tasks optimize, and what learned rules are made of.
+
+`images` and `sequences` import Flax, which takes half a second: import them where they are needed.
+"""
+
+from learned_opt.networks.functional import functional
+
+__all__ = ["functional"]

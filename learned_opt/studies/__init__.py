@@ -1,0 +1,26 @@
+"""Which optimizer is better: search spaces, studies of many trials, and their statistics."""
+
+from learned_opt.studies import inclusion, spaces, statistics
+from learned_opt.studies.lanes import Lanes, default_lanes, run_lanes
+from learned_opt.studies.spaces import SearchSpace, load_space
+from learned_opt.studies.study import digest, run_study
+from learned_opt.studies.trials import TrialStore, read_trials, scores
+from learned_opt.studies.tuning import Tuned, tune
+
+__all__ = [
+    "Lanes",
+    "SearchSpace",
+    "TrialStore",
+    "Tuned",
+    "default_lanes",
+    "digest",
+    "inclusion",
+    "load_space",
+    "read_trials",
+    "run_lanes",
+    "run_study",
+    "scores",
+    "spaces",
+    "statistics",
+    "tune",
+]

@@ -1,0 +1,230 @@
+"""Many θ of one rule at once: runs as lanes of one compiled program.
+
+Lanes start from the same parameters and see the same minibatches, so that only their
+hyperparameters differ, and the examples are gathered once for all of them. A lane whose loss stops
+being finite is frozen, and the step recorded.
+"""
+
+import functools
+import operator
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from learned_opt.evaluation import place, spread
+from learned_opt.types import Key, Task, Theta, UpdateRule
+from learned_opt.unroll import init_inner, inner_step
+
+# Floats of parameters, gradients and optimizer state that the lanes of one batch may hold: on CPU
+# what stays in cache, else what fills a GPU (`scripts/benchmark study`).
+_CPU_FLOATS, _ACCELERATOR_FLOATS = 2**22, 2**30
+_MAX_LANES = 1024
+
+
+class Lanes(NamedTuple):
+    """What became of a batch of runs.
+
+    Attributes:
+      losses: the mean minibatch loss over each segment, `[lanes, segments]`; NaN once diverged.
+      heldout: split -> metric -> values after each segment, `[lanes, segments]`.
+      reported: metric -> value on the split that is reported, at the end, `[lanes]`.
+      diverged_at: the first step whose loss was not finite, int `[lanes]`; −1 if there was none.
+    """
+
+    losses: np.ndarray
+    heldout: dict[str, dict[str, np.ndarray]]
+    reported: dict[str, np.ndarray]
+    diverged_at: np.ndarray
+
+
+def run_lanes(
+    rule: UpdateRule,
+    thetas: Theta,
+    task: Task,
+    key: Key,
+    *,
+    num_steps: int,
+    num_seeds: int = 1,
+    segments: int = 10,
+    splits: Sequence[str] = ("valid",),
+    report: str | None = None,
+    mesh: Mesh | None = None,
+) -> Lanes:
+    """Runs a rule with many θ at once, from one start and on the same minibatches.
+
+    The transformation is built from each θ inside of the vmapped function, so that every
+    hyperparameter, those used at `init` too, is each lane's own. A task that sets `stepwise_on_cpu`
+    is run there one lane after another, by a Python loop over a jitted step.
+
+    Args:
+      rule: the update rule.
+      thetas: θs, stacked: every leaf `[lanes, ...]`.
+      task: the task.
+      key: where the problem, its start and its minibatches come from.
+      num_steps: updates.
+      num_seeds: runs of every lane, on problems of `fold_in(key, n)`, whose results are averaged;
+        one diverges if any of them does. With 1, the run is that of `key` itself.
+      segments: parts of the run, all of the same length, that are recorded.
+      splits: what to evaluate on after each segment.
+      report: a split to evaluate on once, at the end.
+      mesh: a mesh of this process's devices with a single axis, over which lanes are sharded; their
+        number must be a multiple of its size.
+
+    Raises:
+      ValueError: numbers of steps and segments, or of lanes and devices, that do not fit.
+    """
+    if segments < 1 or num_steps < 1 or num_steps % segments:
+        raise ValueError(f"segments ({segments}) must divide num_steps ({num_steps})")
+    if num_seeds < 1:
+        raise ValueError(f"num_seeds must be at least 1, got {num_seeds}")
+    num_lanes = len(jax.tree.leaves(thetas)[0])
+    if mesh and num_lanes % mesh.size:
+        raise ValueError(f"{num_lanes} lanes cannot be shared by {mesh.size} devices")
+    settings = _Settings(num_steps // segments, segments, tuple(splits), report)
+    keys = key[None]
+    if num_seeds > 1:
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(num_seeds))
+    if getattr(task, "stepwise_on_cpu", False) and jax.default_backend() == "cpu":
+        return _run_stepwise(rule, thetas, task, keys, settings)
+    thetas, shared = place(thetas, mesh, lanes=True), place((task, keys), mesh)
+    return jax.device_get(_run_compiled(rule, thetas, *shared, settings=settings, mesh=mesh))
+
+
+class _Settings(NamedTuple):
+    segment_steps: int
+    segments: int
+    splits: tuple[str, ...]
+    report: str | None
+
+
+@functools.partial(jax.jit, static_argnames=("rule", "settings", "mesh"))
+def _run_compiled(rule, thetas, task, keys, *, settings, mesh):
+    def run(theta, task, key):
+        key_run = jax.random.split(key)[1]
+
+        def segment(carry, n):
+            steps = n * settings.segment_steps + jnp.arange(settings.segment_steps)
+            step = functools.partial(_step, rule.transform(theta), task, key_run)
+            carry, losses = jax.lax.scan(step, carry, steps)
+            return carry, (losses.mean(), _measure(task, carry, settings.splits))
+
+        carry = _start(rule.transform(theta), task, key)
+        carry, (losses, heldout) = jax.lax.scan(segment, carry, jnp.arange(settings.segments))
+        reported, diverged_at = _finish(task, carry, key_run, settings)
+        return Lanes(losses, heldout, reported, diverged_at)
+
+    def one(theta, task, keys):
+        if len(keys) == 1:
+            return run(theta, task, keys[0])
+        return _over_seeds(jax.vmap(run, (None, None, 0))(theta, task, keys))
+
+    return spread(one, thetas, (task, keys), mesh)
+
+
+def _over_seeds(runs: Lanes) -> Lanes:
+    """One lane of several runs: their mean, and the first step at which any diverged."""
+    never = jnp.iinfo(jnp.int32).max
+    first = jnp.where(runs.diverged_at < 0, never, runs.diverged_at).min()
+    averaged = jax.tree.map(lambda x: x.mean(axis=0), runs)
+    return averaged._replace(diverged_at=jnp.where(first == never, -1, first))
+
+
+def _start(tx, task, key):
+    """What a lane carries: its problem in flight, and the step at which it diverged or −1."""
+    return init_inner(tx, task, jax.random.split(key)[0]), jnp.full((), -1, jnp.int32)
+
+
+def _step(tx, task, key_run, carry, t):
+    """One update, unless the lane has diverged: then its parameters are frozen, its loss NaN.
+
+    The optimizer's state is not: nothing reads it once the parameters stay as they are.
+    """
+    inner, diverged_at = carry
+    new, (loss, _) = inner_step(tx, task, inner, jax.random.fold_in(key_run, t))
+    diverged_at = jnp.where((diverged_at < 0) & ~jnp.isfinite(loss), t, diverged_at)
+    alive = diverged_at < 0
+    params = jax.tree.map(lambda a, b: jnp.where(alive, a, b), new.params, inner.params)
+    return (new._replace(params=params), diverged_at), jnp.where(alive, loss, jnp.nan)
+
+
+def _measure(task, carry, splits):
+    inner, _ = carry
+    return {split: task.evaluate(inner.params, inner.instance, split) for split in splits}
+
+
+def _finish(task, carry, key_run, settings):
+    """The report, and where it diverged, after the last update too."""
+    inner, diverged_at = carry
+    num_steps = settings.segment_steps * settings.segments
+    last = task.loss(inner.params, inner.instance, jax.random.fold_in(key_run, num_steps))
+    diverged_at = jnp.where((diverged_at < 0) & ~jnp.isfinite(last), num_steps, diverged_at)
+    split = settings.report
+    return _measure(task, carry, (split,))[split] if split else {}, diverged_at
+
+
+def _run_stepwise(rule, thetas, task, keys, settings: _Settings) -> Lanes:
+    """Lanes one after another, each step a call: for what XLA:CPU is slow at inside of a loop."""
+
+    def stack(runs):
+        return jax.tree.map(lambda *x: np.stack(x), *runs)
+
+    lanes = []
+    for n in range(len(jax.tree.leaves(thetas)[0])):
+        theta = jax.tree.map(operator.itemgetter(n), thetas)
+        runs = [_run_one_stepwise(rule, theta, task, key, settings) for key in keys]
+        lanes.append(runs[0] if len(runs) == 1 else jax.device_get(_over_seeds(stack(runs))))
+    return stack(lanes)
+
+
+def _run_one_stepwise(rule, theta, task, key, settings: _Settings) -> Lanes:
+    start, step, measure, finish = _stepwise(rule)
+    key_run = jax.random.split(key)[1]
+    carry = start(theta, task, key)
+    losses: list[Any] = []
+    heldout: list[Any] = []
+    for segment in range(settings.segments):
+        if heldout and int(carry[1]) >= 0:  # frozen: what was measured stays as it was
+            losses.append(np.nan)
+            heldout.append(heldout[-1])
+            continue
+        found = []
+        for t in range(segment * settings.segment_steps, (segment + 1) * settings.segment_steps):
+            carry, loss = step(theta, task, key_run, carry, np.int32(t))
+            found.append(loss)
+        losses.append(np.mean(jax.device_get(found)))
+        heldout.append(jax.device_get(measure(task, carry, splits=settings.splits)))
+    reported, diverged_at = finish(task, carry, key_run, settings=settings)
+    stacked = jax.tree.map(lambda *x: np.stack(x), *heldout)
+    return jax.device_get(Lanes(np.array(losses), stacked, reported, diverged_at))
+
+
+@functools.lru_cache
+def _stepwise(rule: UpdateRule) -> tuple[Callable[..., Any], ...]:
+    def step(theta, task, key_run, carry, t):
+        return _step(rule.transform(theta), task, key_run, carry, t)
+
+    return (
+        jax.jit(lambda theta, task, key: _start(rule.transform(theta), task, key)),
+        jax.jit(step, donate_argnames="carry"),
+        jax.jit(_measure, static_argnames="splits"),
+        jax.jit(_finish, static_argnames="settings"),
+    )
+
+
+def default_lanes(rule: UpdateRule, task: Task) -> int:
+    """How many lanes to run at once, by the memory that one takes: a power of two."""
+
+    def floats(key):
+        theta = rule.init(key)
+        inner = init_inner(rule.transform(theta), task, key)
+        return inner.params, inner.params, inner.opt_state  # and as much again for gradients
+
+    shapes = jax.eval_shape(floats, jax.random.key(0))
+    size = sum(x.size for x in jax.tree.leaves(shapes))
+    budget = _CPU_FLOATS if jax.default_backend() == "cpu" else _ACCELERATOR_FLOATS
+    lanes = max(1, min(_MAX_LANES, budget // max(size, 1)))
+    return 2 ** (lanes.bit_length() - 1)

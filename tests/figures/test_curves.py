@@ -1,0 +1,93 @@
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from learned_opt.figures import curves, style
+from learned_opt.tasks import Surface
+
+RNG = np.random.default_rng(0)
+LOSSES = np.exp(-np.arange(11) / 5) * (1 + RNG.random((8, 11)))
+
+
+def size(path):
+    """The size of the picture, which must not be blank."""
+    with Image.open(path) as image:
+        assert len(np.unique(np.asarray(image))) > 10
+        return image.size
+
+
+@pytest.mark.parametrize("band", ["standard_error", "quantiles"])
+def test_loss_curves(tmp_path, band):
+    lines = {"adam": LOSSES, "lstm": LOSSES / 2, "diverged": LOSSES * np.nan}
+    curves.loss_curves({"one": lines}, tmp_path / "one.png", band=band, marks=(5,))
+    curves.loss_curves({str(n): lines for n in range(5)}, tmp_path / "five.png")
+    assert size(tmp_path / "five.png") > size(tmp_path / "one.png")
+
+
+def test_loss_curves_refuse_an_unknown_band(tmp_path):
+    with pytest.raises(ValueError, match="unknown band 'box'"):
+        curves.loss_curves({"one": {"adam": LOSSES}}, tmp_path / "one.png", band="box")
+
+
+def test_summaries():
+    middle, low, high = curves._summary(LOSSES, "standard_error")
+    np.testing.assert_allclose(middle, LOSSES.mean(axis=0))
+    np.testing.assert_allclose(high - middle, LOSSES.std(axis=0, ddof=1) / 8**0.5)
+    np.testing.assert_allclose(middle - low, high - middle)
+    middle, low, high = curves._summary(LOSSES, "quantiles")
+    np.testing.assert_allclose(middle, np.median(LOSSES, axis=0))
+    assert (low < middle).all() and (middle < high).all()
+
+
+def test_a_rule_looks_the_same_in_every_figure():
+    first = style.styles_of(["lstm", "adam", "sgd"])
+    second = style.styles_of(["sgd", "mine", "adam (tuned for 100)", "adam (tuned for 200)"])
+    assert first["adam"] == second["adam (tuned for 100)"]
+    assert first["sgd"] == second["sgd"]
+    assert second["adam (tuned for 200)"][0] == first["adam"][0]
+    many = style.styles_of([*style.KNOWN_STYLES, *(f"rule_{n}" for n in range(12))])
+    assert len(set(many.values())) == len(many)
+
+
+def test_tuning_curves(tmp_path):
+    grid = 10.0 ** np.arange(-3, 1)
+    lines = {
+        "sgd": (grid, np.array([3.0, 1.0, 2.0, np.inf])),
+        "hopeless": (grid, np.full(4, np.inf)),
+    }
+    curves.tuning_curves(lines, tmp_path / "tuning.png", title="a search")
+    assert size(tmp_path / "tuning.png")
+
+
+def test_width_sweep(tmp_path):
+    widths = np.array([5, 10, 20])
+    lines = {name: (widths, 3 / widths, 0.1 / widths) for name in ("adam", "lstm")}
+    curves.width_sweep({"one layer": lines, "two layers": lines}, tmp_path / "widths.png")
+    assert size(tmp_path / "widths.png")
+
+
+def test_trajectories(tmp_path):
+    steps = np.linspace(0, 1, 20)[:, None]
+    way = np.array([-1.2, 1.0]) + steps * np.array([2.2, 0.0])
+    lost = np.concatenate([way[:3], [[1e30, np.inf], [np.nan, np.nan]]])
+    panels = {
+        name: (Surface(name), {"adam": way, "lstm": lost}) for name in ("rosenbrock", "saddle")
+    }
+    curves.trajectories(panels, tmp_path / "ways.png")
+    assert size(tmp_path / "ways.png")
+
+
+@pytest.mark.parametrize("scores", [[], [2.0, 1.0, 3.0], [np.nan, np.inf]])
+def test_meta_training(tmp_path, scores):
+    records = [{"step": n, "meta_loss": 1 / (n + 1)} for n in range(0, 30, 10)]
+    records += [{"step": 10 * n, "validation_score": score} for n, score in enumerate(scores)]
+    curves.meta_training(records, tmp_path / "meta.png")
+    assert size(tmp_path / "meta.png")
+
+
+def test_matplotlib_is_imported_late():
+    program = "import sys, learned_opt.figures.curves; sys.exit('matplotlib' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
