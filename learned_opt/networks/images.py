@@ -10,6 +10,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from learned_opt.networks.convolution import Conv
+
 
 class SmallCNN(nnx.Module):
     """Two 3×3 convolutions of stride 2 with ReLU, and a linear layer."""
@@ -17,8 +19,8 @@ class SmallCNN(nnx.Module):
     def __init__(self, image_shape: Sequence[int], num_classes: int, *, rngs: nnx.Rngs):
         """Makes 16 and 32 channels."""
         height, width, channels = image_shape
-        self.conv_0 = nnx.Conv(channels, 16, (3, 3), strides=2, rngs=rngs)
-        self.conv_1 = nnx.Conv(16, 32, (3, 3), strides=2, rngs=rngs)
+        self.conv_0 = Conv(channels, 16, 3, stride=2, rngs=rngs)
+        self.conv_1 = Conv(16, 32, 3, stride=2, rngs=rngs)
         positions = math.ceil(math.ceil(height / 2) / 2) * math.ceil(math.ceil(width / 2) / 2)
         self.output = nnx.Linear(32 * positions, num_classes, rngs=rngs)
 
@@ -44,11 +46,11 @@ class AllCNNC(nnx.Module):
         num_in = image_shape[-1]
         self.convs: nnx.Dict = nnx.Dict()
         for n, (num_out, size, stride) in enumerate(layers):
-            self.convs[f"conv_{n}"] = nnx.Conv(
+            self.convs[f"conv_{n}"] = Conv(
                 num_in,
                 num_out,
-                (size, size),
-                strides=stride,
+                size,
+                stride=stride,
                 kernel_init=nnx.initializers.he_normal(),
                 rngs=rngs,
             )
@@ -82,12 +84,12 @@ class ResidualBlock(nnx.Module):
     def __init__(self, num_in: int, num_out: int, stride: int, *, rngs: nnx.Rngs):
         """Makes the block; `stride` is that of its first convolution."""
 
-        def conv(channels: int, size: int, stride: int) -> nnx.Conv:
-            return nnx.Conv(
+        def conv(channels: int, size: int, stride: int) -> Conv:
+            return Conv(
                 channels,
                 num_out,
-                (size, size),
-                strides=stride,
+                size,
+                stride=stride,
                 use_bias=False,
                 kernel_init=nnx.initializers.he_normal(),
                 rngs=rngs,
@@ -115,10 +117,10 @@ class ResNet20(nnx.Module):
 
     def __init__(self, image_shape: Sequence[int], num_classes: int, *, rngs: nnx.Rngs):
         """Makes the 20 layers."""
-        self.stem = nnx.Conv(
+        self.stem = Conv(
             image_shape[-1],
             16,
-            (3, 3),
+            3,
             use_bias=False,
             kernel_init=nnx.initializers.he_normal(),
             rngs=rngs,
