@@ -31,9 +31,10 @@ import numpy as np
 from ml_collections import ConfigDict
 from rich.table import Table
 
-from experiments.common.build import HIERARCHY, load_rule, make_task
+from experiments.common.build import HIERARCHY, is_pretrained, load_rule, make_task
 from experiments.common.comparison import number, print_tables
 from experiments.common.launch import check_fields, check_positive, launch
+from experiments.common.lookup import find_file
 from experiments.common.progress import Progress
 from experiments.common.workdir import open_workdir, write_json
 from learned_opt import studies
@@ -186,7 +187,7 @@ def _find_studies(config: ConfigDict) -> dict[str, list[Study]]:
     """The studies of each level. A rule without a file there has that of the level before."""
     found: dict[str, list[Study]] = {level: [] for level in config.levels}
     for name in config.rules:
-        if name in pretrained_names():
+        if is_pretrained(name):
             rule, theta = load_rule(name)
             study = Study(name, rule, "learned", SearchSpace(name, {}), theta)
             found[config.levels[-1]].append(study)
@@ -196,7 +197,7 @@ def _find_studies(config: ConfigDict) -> dict[str, list[Study]]:
             raise ValueError(f"unknown rule {name!r}; known: {known}")
         before = None
         for level in config.levels:
-            path = Path(config.spaces) / level / f"{name}.json"
+            path = find_file(config.spaces) / level / f"{name}.json"
             if path.exists():
                 before = _with_space(name, level, path)
             elif before is None:
@@ -300,7 +301,7 @@ def _winner(
     study: Study, best: dict, task: Task, workdir: Path, config: ConfigDict
 ) -> dict[str, Any]:
     """The best trial on seeds that tuning has not seen; kept, with its time, in `winners`."""
-    file = workdir / "winners" / study.folder.with_suffix(".json")
+    file = workdir / "winners" / f"{study.folder}.json"
     identity = {"hyperparameters": best["hyperparameters"], "seeds": config.winner_seeds}
     if file.exists():
         present = json.loads(file.read_text())

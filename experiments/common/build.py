@@ -1,12 +1,15 @@
 """From the names in a config or on a command line to tasks and rules."""
 
 import inspect
+import math
 from collections.abc import Callable, Mapping
-from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import jax
+import optax
 
+from experiments.common.lookup import find, find_file, run_theirs
 from learned_opt import tasks, update_rules
 from learned_opt.checkpoints import load_metadata, load_theta
 from learned_opt.pretrained import load_pretrained, pretrained_names
@@ -50,46 +53,59 @@ def make_task(config: Mapping[str, Any], data_dir: str | None = None) -> Task:
     """Makes the task that a config describes, for example `{'name': 'quadratic', 'num_dims': 10}`.
 
     Args:
-      config: `name` and that task's own arguments.
+      config: `name` and that task's own arguments. The name 'module:attribute' finds the user's
+        own: a class, a function that makes a task, or a task.
       data_dir: folder of TFDS data sets, for tasks that read any.
 
     Raises:
-      ValueError: an unknown task or argument, or a value that the task refuses.
+      ValueError: an unknown task or argument, a value that the task refuses, or no task at all.
     """
     settings = _settings(config)
-    make = _find("task", settings.pop("name", None), TASKS)
-    if "data_dir" in inspect.signature(make).parameters:
-        settings["data_dir"] = data_dir
-    missing = [
-        name
-        for name, parameter in inspect.signature(make).parameters.items()
-        if parameter.default is parameter.empty and name not in settings
-    ]
-    if missing:
-        raise ValueError(f"task {config['name']!r} needs {', '.join(missing)}: --{missing[0]}=…")
-    return _call(make, settings)
+    name: Any = settings.pop("name", None)
+    make = find("task", name, TASKS)
+    if _is_task(make):
+        return _ready("task", name, make, settings)
+    if "text_file" in settings:
+        settings["text_file"] = find_file(settings["text_file"])
+    task = _call("task", name, make, settings, {"data_dir": data_dir})
+    if not _is_task(task):
+        missing = [part for part in _TASK_PARTS if part not in dir(task)]
+        raise ValueError(
+            f"task {name!r} makes a {type(task).__name__}, which is no task: it has no "
+            f"{', '.join(missing)}"
+        )
+    return task
 
 
 def make_rule(config: Mapping[str, Any] | str) -> UpdateRule:
     """Makes the rule that a config describes, for example `{'name': 'lstm', 'preprocess': None}`.
 
     Args:
-      config: `name` and that rule's own arguments, or a name alone.
+      config: `name` and that rule's own arguments, or a name alone. The name 'module:attribute'
+        finds the user's own: a function that makes an `UpdateRule`, or an `UpdateRule`.
 
     Raises:
-      ValueError: an unknown rule or argument, or a value that the rule refuses.
+      ValueError: an unknown rule or argument, a value that the rule refuses, or no rule at all.
     """
     settings = {"name": config} if isinstance(config, str) else _settings(config)
-    make = _find("rule", settings.pop("name", None), HAND_DESIGNED | LEARNED)
-    return _call(make, settings)
+    name: Any = settings.pop("name", None)
+    make = find("rule", name, HAND_DESIGNED | LEARNED)
+    if isinstance(make, UpdateRule):
+        return _ready("rule", name, make, settings)
+    rule = _call("rule", name, make, settings)
+    if not isinstance(rule, UpdateRule):
+        raise ValueError(f"rule {name!r} makes a {type(rule).__name__}, which is no UpdateRule")
+    return rule
 
 
 def load_rule(name: str) -> tuple[UpdateRule, Theta]:
     """Finds a rule with a θ that is ready to use.
 
     Args:
-      name: a pretrained rule, a hand-designed one (θ is then its defaults), or the path of a
-        `theta.npz` that `experiments.meta_train` wrote.
+      name: a pretrained rule, `NAME@FACTOR` for one with its steps multiplied by a factor, a
+        hand-designed one (θ is then its defaults), the path of a `theta.npz` that
+        `experiments.meta_train` wrote, or 'module:attribute' for the user's own (θ is then what
+        its `init` returns).
 
     Returns:
       The rule and its θ.
@@ -98,38 +114,97 @@ def load_rule(name: str) -> tuple[UpdateRule, Theta]:
       ValueError: an unknown name or a file that does not say which rule it is for.
       FileNotFoundError: no such file.
     """
-    if name in pretrained_names():
-        return load_pretrained(name)
+    if is_pretrained(name):
+        return _load_pretrained(name)
     if name.endswith(".npz"):
-        config = load_metadata(Path(name)).get("rule")
+        path = find_file(name)
+        config = load_metadata(path).get("rule")
         if config is None:
             raise ValueError(f"{name} does not say which rule it is for")
         rule = make_rule(config)
-        return rule, load_theta(name, like=jax.eval_shape(rule.init, jax.random.key(0)))
-    if name not in HAND_DESIGNED:
+        return rule, load_theta(path, like=jax.eval_shape(rule.init, jax.random.key(0)))
+    if name not in HAND_DESIGNED and ":" not in name:
         known = [*HAND_DESIGNED, *pretrained_names()]
         raise ValueError(
-            f"unknown rule {name!r}; known: {', '.join(known)}, or the path of a theta.npz"
+            f"unknown rule {name!r}; known: {', '.join(known)}, the path of a theta.npz, or "
+            "'module:attribute' of your own"
         )
-    rule = HAND_DESIGNED[name]()
+    rule = make_rule(name)
     return rule, rule.init(jax.random.key(0))
+
+
+def is_pretrained(name: str) -> bool:
+    """Whether a name is that of a pretrained rule, with a factor on its steps or without."""
+    return name.partition("@")[0] in pretrained_names()
+
+
+def _load_pretrained(name: str) -> tuple[UpdateRule, Theta]:
+    base, at, text = name.partition("@")
+    rule, theta = load_pretrained(base)
+    if not at:
+        return rule, theta
+    try:
+        factor = float(text)
+    except ValueError:
+        factor = math.nan
+    if not 0 < factor < math.inf:
+        raise ValueError(f"rule {name!r}: the factor after @ must be a positive number")
+
+    def transform(theta: Theta) -> optax.GradientTransformationExtraArgs:
+        return optax.chain(rule.transform(theta), optax.scale(factor))
+
+    return rule._replace(transform=transform), theta
+
+
+_TASK_PARTS = ("sample", "init", "loss", "evaluate")
+
+
+def _is_task(value: Any) -> bool:
+    return isinstance(value, Task) and not inspect.isclass(value)
 
 
 def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
     return {k: tuple(v) if isinstance(v, list) else v for k, v in dict(config).items()}
 
 
-def _find(kind: str, name: Any, known: Mapping[str, Callable]) -> Callable:
-    if name not in known:
-        raise ValueError(f"unknown {kind} {name!r}; known: {', '.join(known)}")
-    return known[name]
+def _ready(kind: str, name: str, value: Any, settings: Mapping[str, Any]) -> Any:
+    if settings:
+        raise ValueError(
+            f"{kind} {name!r} is made already: it takes no {', '.join(settings)}; name a function "
+            "that makes one instead"
+        )
+    return value
 
 
-def _call(make: Callable, settings: Mapping[str, Any]) -> Any:
+def _call(
+    kind: str,
+    name: str,
+    make: Any,
+    settings: Mapping[str, Any],
+    offered: Mapping[str, Any] = MappingProxyType({}),
+) -> Any:
+    """Calls what makes a task or a rule with its settings, and with what it takes of `offered`."""
+    if not callable(make):
+        raise ValueError(f"{kind} {name!r} is a {type(make).__name__}, which makes no {kind}")
     parameters = inspect.signature(make).parameters
-    unknown = [name for name in settings if name not in parameters]
-    if unknown:
+    settings = dict(settings) | {n: value for n, value in offered.items() if n in parameters}
+    starred = [n for n, p in parameters.items() if p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+    open_ended = any(parameters[n].kind is inspect.Parameter.VAR_KEYWORD for n in starred)
+    unknown = [n for n in settings if n not in parameters]
+    if unknown and not open_ended:
         raise ValueError(
             f"{make.__name__} has no argument {', '.join(unknown)}; it has {', '.join(parameters)}"
         )
-    return make(**settings)
+    missing = [
+        n
+        for n, p in parameters.items()
+        if p.default is p.empty
+        and n not in settings
+        and p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)
+    ]
+    if missing:
+        flag = missing[0] if missing[0] == "text_file" else f"config.{kind}.{missing[0]}"
+        raise ValueError(f"{kind} {name!r} needs {', '.join(missing)}: --{flag}=…")
+    if ":" not in name:
+        return make(**settings)
+    return run_theirs(kind, name, lambda: make(**settings))

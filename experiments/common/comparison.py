@@ -159,7 +159,7 @@ def compare_rules(
     folder.mkdir(parents=True, exist_ok=True)
     results = []
     for entry in entries:
-        name = re.sub(r"\W+", "_", entry.label).strip("_")
+        name = re.sub(r"[^\w@.]+", "_", entry.label).strip("_")
         identity = digest(entry.theta)
         result = _load(folder / name, entry.label, identity)
         if result is None:
@@ -276,14 +276,14 @@ def number(value: float) -> float | str:
 
 
 def _save(path: Path, result: Result, identity: str) -> None:
-    np.save(path.with_suffix(".npy"), result.losses)
-    write_json(path.with_suffix(".json"), {"theta": identity, "summary": result.summary})
+    np.save(path.with_name(f"{path.name}.npy"), result.losses)
+    write_json(path.with_name(f"{path.name}.json"), {"theta": identity, "summary": result.summary})
 
 
 def _load(path: Path, label: str, identity: str) -> Result | None:
     try:
-        kept = json.loads(path.with_suffix(".json").read_text())
-        losses = np.load(path.with_suffix(".npy"))
+        kept = json.loads(path.with_name(f"{path.name}.json").read_text())
+        losses = np.load(path.with_name(f"{path.name}.npy"))
     except (OSError, ValueError):
         return None
     if kept["theta"] != identity:

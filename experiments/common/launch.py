@@ -9,6 +9,8 @@ import jax
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
+from experiments.common.lookup import look_next_to
+
 _CONFIG = config_flags.DEFINE_config_file(
     "config",
     None,
@@ -53,6 +55,7 @@ def launch(experiment: Callable[[ConfigDict, Path, str | None], None]) -> None:
             logging.set_verbosity(logging.WARNING)
         if len(argv) > 1:
             raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
+        look_next_to(config_flags.get_config_filename(flags.FLAGS["config"]))
         if _TEXT_FILE.value is not None:
             _CONFIG.value.task.text_file = _TEXT_FILE.value
         try:
