@@ -17,7 +17,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from learned_opt.types import Key, Params, Task, Theta, UpdateRule
-from learned_opt.unroll import init_inner, inner_step, unroll
+from learned_opt.unroll import check_arrays, init_inner, inner_step, unroll
 
 # Floats of parameters and optimizer state that one batch of runs may hold: on CPU what stays in
 # cache (runs one after another are the fastest for all but tiny problems), else what fills a GPU.
@@ -88,6 +88,7 @@ def evaluate(
     for name, value in [("num_seeds", num_seeds), ("batch_size", batch_size)]:
         if value is not None and value < 1:
             raise ValueError(f"{name} must be at least 1, got {value}")
+    check_arrays("task", task)
     num_devices = mesh.size if mesh else 1
     batch_size = batch_size or default_batch_size(rule, theta, task)
     stride = num_devices * min(batch_size, math.ceil(num_seeds / num_devices))
@@ -105,6 +106,7 @@ def evaluate(
 
 def default_batch_size(rule: UpdateRule, theta: Theta, task: Task) -> int:
     """How many runs to vmap: by the device, and the size of parameters and optimizer state."""
+    check_arrays("task", task)
     inner = jax.eval_shape(
         lambda theta, task, key: init_inner(rule.transform(theta), task, key),
         theta,
@@ -198,7 +200,6 @@ def place(tree: Any, mesh: Mesh | None, *, lanes: bool = False) -> Any:
     return jax.device_put(tree, NamedSharding(mesh, P(*mesh.axis_names) if lanes else P()))
 
 
-@functools.partial(jax.jit, static_argnames=("rule", "num_steps"))
 def trajectory(
     rule: UpdateRule, theta: Theta, task: Task, key: Key, *, num_steps: int
 ) -> tuple[Params, jax.Array]:
@@ -208,6 +209,12 @@ def trajectory(
       The parameters after 0 … num_steps updates, each leaf `[num_steps + 1, ...]`, and the losses
       there, `[num_steps + 1]`.
     """
+    check_arrays("task", task)
+    return _trajectory(rule, theta, task, key, num_steps=num_steps)
+
+
+@functools.partial(jax.jit, static_argnames=("rule", "num_steps"))
+def _trajectory(rule, theta, task, key, *, num_steps):
     tx = rule.transform(theta)
     key_inner, key_run = jax.random.split(key)
 
@@ -235,6 +242,7 @@ def step_time(
     Returns:
       Seconds a step, of the fastest repeat.
     """
+    check_arrays("task", task)
     tx_task = functools.partial(_timed_unroll, rule, num_steps=num_steps)
     state = jax.jit(lambda theta, task, key: init_inner(rule.transform(theta), task, key))(
         theta, task, key

@@ -1,18 +1,108 @@
 """The one inner loop: an optimizer applied to a task, step after step."""
 
+import contextlib
+import numbers
+from collections.abc import Iterator
+from typing import Any
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
-from learned_opt.types import InnerState, Key, Params, Scalar, Task
+from learned_opt.types import InnerState, Instance, Key, Params, Scalar, Task
+
+
+def check_arrays(name: str, tree: Any) -> None:
+    """Checks that a task, or an estimator that holds one, can be passed to a jitted function.
+
+    Args:
+      name: what to call it in an error message.
+      tree: the task or estimator.
+
+    Raises:
+      TypeError: its class is not registered as a PyTree, or a field that is not static holds
+        something else than arrays.
+    """
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        if not isinstance(leaf, jax.Array | np.ndarray | np.generic | numbers.Number):
+            raise TypeError(
+                f"{name}{jax.tree_util.keystr(path)} is a {type(leaf).__name__}, not arrays: write "
+                "@jax.tree_util.register_dataclass and @dataclasses.dataclass(frozen=True) above "
+                "that class, or mark the field as static"
+            )
+
+
+def draw(task: Task, key: Key) -> tuple[Instance, Params]:
+    """Draws a problem of the task and its starting parameters.
+
+    Raises:
+      TypeError: parameters that are not floating point, or shapes that depend on the instance.
+    """
+    key_sample, key_init = jax.random.split(key)
+    with _traced("sample"):
+        instance = task.sample(key_sample)
+    with _traced("init"):
+        params = task.init(key_init, instance)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        known = isinstance(leaf, jax.Array | np.ndarray | np.generic | numbers.Number)
+        kind = jnp.result_type(leaf) if known else type(leaf).__name__
+        if not known or not jnp.issubdtype(kind, jnp.inexact):
+            raise TypeError(
+                f"the parameters of a task must be floating point, but params"
+                f"{jax.tree_util.keystr(path)} is {kind}; make it a field of the task instead"
+            )
+    # Python and NumPy scalars become arrays of their own dtype, never of a weak type.
+    params = jax.tree.map(lambda x: jax.lax.convert_element_type(x, jnp.result_type(x)), params)
+    return instance, params
 
 
 def init_inner(tx: optax.GradientTransformation, task: Task, key: Key) -> InnerState:
     """Draws a problem of the task and its starting parameters, and initializes the optimizer."""
-    key_sample, key_init = jax.random.split(key)
-    instance = task.sample(key_sample)
-    params = task.init(key_init, instance)
+    instance, params = draw(task, key)
     return InnerState(instance, params, tx.init(params))
+
+
+def _checked_loss(task: Task, params: Params, instance: Instance, key: Key) -> Scalar:
+    """The task's loss, or a `TypeError` where that is not one floating-point number."""
+    with _traced("loss"):
+        loss = task.loss(params, instance, key)
+    wrong = None
+    if not isinstance(loss, jax.Array | np.ndarray | np.generic | numbers.Number):
+        wrong = f"a {type(loss).__name__}"
+    elif jnp.shape(loss) != ():
+        wrong = f"an array of shape {list(jnp.shape(loss))}"
+    elif not jnp.issubdtype(jnp.result_type(loss), jnp.floating):
+        wrong = f"a number of dtype {jnp.result_type(loss)}"
+    if wrong:
+        raise TypeError(
+            f"task.loss must return one floating-point number, got {wrong}; return the mean over "
+            "the minibatch alone, and metrics from task.evaluate"
+        )
+    return loss
+
+
+@contextlib.contextmanager
+def _traced(method: str) -> Iterator[None]:
+    """Says in one sentence that a value was needed where there is only a traced one."""
+    try:
+        yield
+    except (TypeError, IndexError) as error:
+        if not isinstance(error, _NEEDS_VALUES) and "concrete values" not in str(error):
+            raise
+        raise TypeError(
+            f"task.{method} needs the value of something that is traced (of its key, the drawn "
+            "instance or the parameters): shapes and Python branches may depend on static fields "
+            "of the task alone"
+        ) from error
+
+
+_NEEDS_VALUES = (
+    jax.errors.ConcretizationTypeError,
+    jax.errors.NonConcreteBooleanIndexError,
+    jax.errors.TracerArrayConversionError,
+    jax.errors.TracerIntegerConversionError,
+)
 
 
 def inner_step(
@@ -24,8 +114,13 @@ def inner_step(
 
     Returns:
       The next state, and the loss and gradient at the parameters *before* the update.
+
+    Raises:
+      TypeError: the task's loss is not one floating-point number.
     """
-    loss, grads = jax.value_and_grad(task.loss)(state.params, state.instance, key)
+    loss, grads = jax.value_and_grad(_checked_loss, argnums=1)(
+        task, state.params, state.instance, key
+    )
     updates, opt_state = optax.with_extra_args_support(tx).update(
         grads, state.opt_state, state.params, value=loss, grad=grads
     )

@@ -1,5 +1,8 @@
 """The inner loop against a Python loop."""
 
+import dataclasses
+import functools
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -7,6 +10,7 @@ import numpy as np
 import optax
 import pytest
 
+from learned_opt import TruncatedBPTT, evaluate, evaluation, init_state, meta_step, studies
 from learned_opt.tasks import ImageClassifier, Quadratic
 from learned_opt.unroll import init_inner, unroll
 from learned_opt.update_rules import adam, lstm
@@ -62,3 +66,130 @@ def test_refuses_no_steps():
     tx = optax.sgd(0.1)
     with pytest.raises(ValueError, match="num_steps must be at least 1, got 0"):
         unroll(tx, Quadratic(3), init_inner(tx, Quadratic(3), KEY), KEY, 0)
+
+
+class Own:
+    """A task as a user would write it, without mistakes, but for the registration."""
+
+    def sample(self, key):
+        return jax.random.randint(key, (), 2, 5)
+
+    def init(self, key, instance):
+        return {"w": jnp.ones(3)}
+
+    def loss(self, params, instance, key):
+        return jnp.sum(params["w"] ** 2)
+
+    def evaluate(self, params, instance, split):
+        return {"loss": jnp.sum(params["w"] ** 2)}
+
+
+def registered(**methods):
+    own = dataclasses.dataclass(frozen=True)(type("Own", (Own,), methods))
+    return jax.tree_util.register_dataclass(own)()
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Named(Own):
+    name: str
+
+
+RULE = lstm((2,))
+BPTT = dict(rule=RULE, num_tasks=2, unroll_length=1, horizon=2)
+
+
+def evaluated(task):
+    evaluate(RULE, RULE.init(KEY), task, KEY, num_seeds=1, num_steps=1)
+
+
+def followed(task):
+    evaluation.trajectory(adam(0.1), adam(0.1).init(KEY), task, KEY, num_steps=1)
+
+
+def timed(task):
+    evaluation.step_time(adam(0.1), adam(0.1).init(KEY), task, KEY, num_steps=1)
+
+
+def meta_trained(task, **settings):
+    estimator = TruncatedBPTT(task=task, **BPTT, **settings)
+    state = init_state(estimator, optax.sgd(0.1), RULE, KEY)
+    meta_step(estimator, optax.sgd(0.1), state.meta)
+
+
+def tuned(task):
+    settings = dict(num_steps=1, num_seeds=1, low=0.1, high=0.2, max_extensions=0, batch_size=1)
+    studies.tune(adam(0.1), task, KEY, **settings)
+
+
+def laned(task):
+    thetas = jax.tree.map(lambda x: jnp.stack([x, x]), adam(0.1).init(KEY))
+    studies.run_lanes(adam(0.1), thetas, task, KEY, num_steps=1, segments=1)
+
+
+PATHS = {
+    "evaluate": evaluated,
+    "trajectory": followed,
+    "step_time": timed,
+    "meta_train": meta_trained,
+    "second_order": functools.partial(meta_trained, second_order=True),
+    "tune": tuned,
+    "run_lanes": laned,
+}
+FAULTS = {
+    "unregistered": (Own(), r"task is a Own, not arrays: write @jax.tree_util.register_dataclass"),
+    "not_static": (Named("x"), r"task\.name is a str, not arrays.* mark the field as static"),
+    "tuple": (
+        registered(loss=lambda self, params, instance, key: (jnp.sum(params["w"]), {})),
+        "task.loss must return one floating-point number, got a tuple; return the mean over",
+    ),
+    "vector": (
+        registered(loss=lambda self, params, instance, key: params["w"] ** 2),
+        r"task.loss must return one floating-point number, got an array of shape \[3\]",
+    ),
+    "integer": (
+        registered(loss=lambda self, params, instance, key: jnp.argmax(params["w"])),
+        "task.loss must return one floating-point number, got a number of dtype int32",
+    ),
+    "integer_leaf": (
+        registered(init=lambda self, key, instance: {"w": jnp.ones(3), "n": jnp.int32(3)}),
+        r"must be floating point, but params\['n'\] is int32; make it a field of the task",
+    ),
+    "leaf_of_text": (
+        registered(init=lambda self, key, instance: {"w": jnp.ones(3), "n": "three"}),
+        r"must be floating point, but params\['n'\] is str",
+    ),
+    "shape": (
+        registered(init=lambda self, key, instance: {"w": jnp.ones(instance)}),
+        "task.init needs the value of something that is traced.*static fields of the task alone",
+    ),
+    "branch": (
+        registered(
+            loss=lambda self, params, instance, key: jnp.sum(params["w"]) if instance > 2 else 0.0
+        ),
+        "task.loss needs the value of something that is traced",
+    ),
+}
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_faulty_task_is_refused_in_one_sentence_everywhere(path, fault):
+    task, message = FAULTS[fault]
+    with pytest.raises(TypeError, match=message) as raised:
+        PATHS[path](task)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_parameters_that_are_python_and_numpy_scalars(path):
+    scalars = {"w": 0.5, "v": np.float32(2), "u": np.ones((), np.float32)}
+    PATHS[path](registered(init=lambda self, key, instance: scalars))
+
+
+def test_other_errors_of_a_task_are_its_own():
+    def loss(self, params, instance, key):
+        raise TypeError("mine")
+
+    with pytest.raises(TypeError, match="^mine"):
+        evaluated(registered(loss=loss))

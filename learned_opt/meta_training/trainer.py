@@ -15,6 +15,7 @@ import optax
 from absl import logging
 
 from learned_opt.types import Estimator, Key, MetaState, Metrics, Theta, UpdateRule
+from learned_opt.unroll import check_arrays
 
 
 class Best(NamedTuple):
@@ -47,6 +48,7 @@ def init_state(
     key: Key,
 ) -> TrainState:
     """Draws θ from the rule and starts the estimator; every draw comes from `key`."""
+    check_arrays("estimator", estimator)
     shardings = estimator.shardings() if hasattr(estimator, "shardings") else None
 
     def init(estimator, key):

@@ -14,7 +14,7 @@ from jax.sharding import PartitionSpec as P
 
 from learned_opt.meta_training import replay
 from learned_opt.types import InnerState, Instance, Key, Metrics, Task, Theta, UpdateRule
-from learned_opt.unroll import init_inner, inner_step
+from learned_opt.unroll import draw, init_inner, inner_step
 
 AXIS = "tasks"  # the name of the mesh axis along which the inner problems are sharded
 
@@ -312,12 +312,7 @@ class _FlatTask:
 
     def __init__(self, task: Task):
         self.task = task
-
-        def init(key):
-            key_sample, key_init = jax.random.split(key)
-            return task.init(key_init, task.sample(key_sample))
-
-        params = jax.eval_shape(init, jax.random.key(0))
+        params = jax.eval_shape(lambda key: draw(task, key)[1], jax.random.key(0))
         self.sizes = tuple(p.size for p in jax.tree.leaves(params))
         self.unravel = ravel_pytree(jax.tree.map(lambda p: jnp.zeros(p.shape, p.dtype), params))[1]
 

@@ -17,7 +17,7 @@ from jax.sharding import Mesh
 
 from learned_opt.evaluation import place, spread
 from learned_opt.types import Key, Task, Theta, UpdateRule
-from learned_opt.unroll import init_inner, inner_step
+from learned_opt.unroll import check_arrays, init_inner, inner_step
 
 # Floats of parameters, gradients and optimizer state that the lanes of one batch may hold: on CPU
 # what stays in cache, else what fills a GPU (`scripts/benchmark study`).
@@ -84,6 +84,7 @@ def run_lanes(
     num_lanes = len(jax.tree.leaves(thetas)[0])
     if mesh and num_lanes % mesh.size:
         raise ValueError(f"{num_lanes} lanes cannot be shared by {mesh.size} devices")
+    check_arrays("task", task)
     settings = _Settings(num_steps // segments, segments, tuple(splits), report)
     keys = key[None]
     if num_seeds > 1:

@@ -15,6 +15,7 @@ from jax.sharding import Mesh
 
 from learned_opt import evaluation
 from learned_opt.types import Key, Task, Theta, UpdateRule
+from learned_opt.unroll import check_arrays
 
 _TUNING = 0x7475_6E65  # folded into the key: tuning's problems are not evaluation's
 
@@ -120,6 +121,7 @@ def tune(
             raise ValueError(f"{label} must be at least 1, got {number}")
     if window > num_steps:
         raise ValueError(f"window ({window}) must be at most num_steps ({num_steps})")
+    check_arrays("task", task)
     grid = log_grid(low, high, per_decade=per_decade)
     total = len(grid) * num_seeds
     num_devices = mesh.size if mesh else 1
