@@ -17,12 +17,15 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from learned_opt.types import Key, Params, Task, Theta, UpdateRule
-from learned_opt.unroll import check_arrays, init_inner, inner_step, unroll
+from learned_opt.unroll import check_arrays, checked_loss, draw, init_inner, inner_step, unroll
 
 # Floats of parameters and optimizer state that one batch of runs may hold: on CPU what stays in
 # cache (runs one after another are the fastest for all but tiny problems), else what fills a GPU.
 _CPU_FLOATS, _ACCELERATOR_FLOATS = 2**17, 2**28
 _MAX_BATCH = 1024
+
+# Floats that the loss of one run keeps for its gradient, beyond which runs on CPU are not vmapped.
+_CPU_ACTIVATIONS = 2**19
 
 
 class Evaluation(NamedTuple):
@@ -113,6 +116,8 @@ def default_batch_size(rule: UpdateRule, theta: Theta, task: Task) -> int:
         task,
         jax.random.key(0),
     )
+    if runs_alone(task):
+        return 1
     floats = sum(x.size for x in jax.tree.leaves((inner.params, inner.opt_state)))
     budget = _CPU_FLOATS if jax.default_backend() == "cpu" else _ACCELERATOR_FLOATS
     return max(1, min(_MAX_BATCH, budget // max(floats, 1)))
@@ -167,7 +172,31 @@ def _run_batch(rule, theta, task, key, index, *, mesh, **settings):
     return spread(one, index, (theta, task, key), mesh)
 
 
-def spread(fn: Callable[..., Any], lanes: Any, shared: tuple, mesh: Mesh | None) -> Any:
+def runs_alone(task: Task) -> bool:
+    """Whether several runs of a task are faster one after another than vmapped.
+
+    They are on CPU where one run's activations alone fill the cache: conv nets, language models.
+    Vmapping helps small networks, whose steps are short and share their examples.
+    """
+    if jax.default_backend() != "cpu":
+        return False
+
+    def residuals(task, key):
+        instance, params = draw(task, key)
+        return jax.vjp(lambda params: checked_loss(task, params, instance, key), params)[1]
+
+    kept = jax.eval_shape(residuals, task, jax.random.key(0))
+    return sum(x.size for x in jax.tree.leaves(kept)) > _CPU_ACTIVATIONS
+
+
+def spread(
+    fn: Callable[..., Any],
+    lanes: Any,
+    shared: tuple,
+    mesh: Mesh | None = None,
+    *,
+    alone: bool = False,
+) -> Any:
     """Computes `fn(lane, *shared)` for every lane, the lanes vmapped and sharded over a mesh.
 
     Args:
@@ -175,6 +204,7 @@ def spread(fn: Callable[..., Any], lanes: Any, shared: tuple, mesh: Mesh | None)
       lanes: a tree of arrays with the lanes along the leading axis.
       shared: what is the same for all lanes.
       mesh: a mesh with a single axis whose size divides the number of lanes, or None.
+      alone: whether the lanes of a device follow one another instead of being vmapped.
     """
 
     def local(lanes, shared):
@@ -183,7 +213,7 @@ def spread(fn: Callable[..., Any], lanes: Any, shared: tuple, mesh: Mesh | None)
 
         # A single lane is not vmapped: on CPU, batched operations of size one are slower.
         single = len(jax.tree.leaves(lanes)[0]) == 1
-        return jax.lax.map(one, lanes) if single else jax.vmap(one)(lanes)
+        return jax.lax.map(one, lanes) if alone or single else jax.vmap(one)(lanes)
 
     if mesh is None:
         return local(lanes, shared)

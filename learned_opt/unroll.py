@@ -63,7 +63,7 @@ def init_inner(tx: optax.GradientTransformation, task: Task, key: Key) -> InnerS
     return InnerState(instance, params, tx.init(params))
 
 
-def _checked_loss(task: Task, params: Params, instance: Instance, key: Key) -> Scalar:
+def checked_loss(task: Task, params: Params, instance: Instance, key: Key) -> Scalar:
     """The task's loss, or a `TypeError` where that is not one floating-point number."""
     with _traced("loss"):
         loss = task.loss(params, instance, key)
@@ -118,7 +118,7 @@ def inner_step(
     Raises:
       TypeError: the task's loss is not one floating-point number.
     """
-    loss, grads = jax.value_and_grad(_checked_loss, argnums=1)(
+    loss, grads = jax.value_and_grad(checked_loss, argnums=1)(
         task, state.params, state.instance, key
     )
     updates, opt_state = optax.with_extra_args_support(tx).update(

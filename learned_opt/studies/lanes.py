@@ -6,16 +6,15 @@ being finite is frozen, and the step recorded.
 """
 
 import functools
-import operator
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from learned_opt.evaluation import place, spread
+from learned_opt.evaluation import place, runs_alone, spread
 from learned_opt.types import Key, Task, Theta, UpdateRule
 from learned_opt.unroll import check_arrays, init_inner, inner_step
 
@@ -57,8 +56,8 @@ def run_lanes(
     """Runs a rule with many θ at once, from one start and on the same minibatches.
 
     The transformation is built from each θ inside of the vmapped function, so that every
-    hyperparameter, those used at `init` too, is each lane's own. A task that sets `stepwise_on_cpu`
-    is run there one lane after another, by a Python loop over a jitted step.
+    hyperparameter, those used at `init` too, is each lane's own. Lanes are vmapped, or follow one
+    another where `runs_alone` says that this is faster.
 
     Args:
       rule: the update rule.
@@ -85,12 +84,10 @@ def run_lanes(
     if mesh and num_lanes % mesh.size:
         raise ValueError(f"{num_lanes} lanes cannot be shared by {mesh.size} devices")
     check_arrays("task", task)
-    settings = _Settings(num_steps // segments, segments, tuple(splits), report)
+    settings = _Settings(num_steps // segments, segments, tuple(splits), report, runs_alone(task))
     keys = key[None]
     if num_seeds > 1:
         keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(num_seeds))
-    if getattr(task, "stepwise_on_cpu", False) and jax.default_backend() == "cpu":
-        return _run_stepwise(rule, thetas, task, keys, settings)
     thetas, shared = place(thetas, mesh, lanes=True), place((task, keys), mesh)
     return jax.device_get(_run_compiled(rule, thetas, *shared, settings=settings, mesh=mesh))
 
@@ -100,30 +97,43 @@ class _Settings(NamedTuple):
     segments: int
     splits: tuple[str, ...]
     report: str | None
+    alone: bool
 
 
 @functools.partial(jax.jit, static_argnames=("rule", "settings", "mesh"))
 def _run_compiled(rule, thetas, task, keys, *, settings, mesh):
-    def run(theta, task, key):
+    def run(key, theta, task):
         key_run = jax.random.split(key)[1]
+        step = functools.partial(_step, rule.transform(theta), task, key_run)
 
-        def segment(carry, n):
+        def go(carry, _, n):
             steps = n * settings.segment_steps + jnp.arange(settings.segment_steps)
-            step = functools.partial(_step, rule.transform(theta), task, key_run)
             carry, losses = jax.lax.scan(step, carry, steps)
-            return carry, (losses.mean(), _measure(task, carry, settings.splits))
+            return carry, _measure(task, carry, settings.splits), losses.mean()
+
+        def rest(carry, heldout, _):  # frozen: what was measured stays as it was
+            return carry, heldout, jnp.full_like(unmeasured[1], jnp.nan)
+
+        def segment(state, n):
+            carry, heldout = state
+            # Lanes that are vmapped take both branches.
+            carry, heldout, loss = jax.lax.cond(carry[1] < 0, go, rest, carry, heldout, n)
+            return (carry, heldout), (loss, heldout)
 
         carry = _start(rule.transform(theta), task, key)
-        carry, (losses, heldout) = jax.lax.scan(segment, carry, jnp.arange(settings.segments))
+        shapes = jax.eval_shape(go, carry, None, jnp.int32(0))[1:]
+        unmeasured = jax.tree.map(jnp.zeros_like, shapes)
+        state = carry, unmeasured[0]
+        (carry, _), (losses, heldout) = jax.lax.scan(segment, state, jnp.arange(settings.segments))
         reported, diverged_at = _finish(task, carry, key_run, settings)
         return Lanes(losses, heldout, reported, diverged_at)
 
     def one(theta, task, keys):
         if len(keys) == 1:
-            return run(theta, task, keys[0])
-        return _over_seeds(jax.vmap(run, (None, None, 0))(theta, task, keys))
+            return run(keys[0], theta, task)
+        return _over_seeds(spread(run, keys, (theta, task), alone=settings.alone))
 
-    return spread(one, thetas, (task, keys), mesh)
+    return spread(one, thetas, (task, keys), mesh, alone=settings.alone)
 
 
 def _over_seeds(runs: Lanes) -> Lanes:
@@ -165,55 +175,6 @@ def _finish(task, carry, key_run, settings):
     diverged_at = jnp.where((diverged_at < 0) & ~jnp.isfinite(last), num_steps, diverged_at)
     split = settings.report
     return _measure(task, carry, (split,))[split] if split else {}, diverged_at
-
-
-def _run_stepwise(rule, thetas, task, keys, settings: _Settings) -> Lanes:
-    """Lanes one after another, each step a call: for what XLA:CPU is slow at inside of a loop."""
-
-    def stack(runs):
-        return jax.tree.map(lambda *x: np.stack(x), *runs)
-
-    lanes = []
-    for n in range(len(jax.tree.leaves(thetas)[0])):
-        theta = jax.tree.map(operator.itemgetter(n), thetas)
-        runs = [_run_one_stepwise(rule, theta, task, key, settings) for key in keys]
-        lanes.append(runs[0] if len(runs) == 1 else jax.device_get(_over_seeds(stack(runs))))
-    return stack(lanes)
-
-
-def _run_one_stepwise(rule, theta, task, key, settings: _Settings) -> Lanes:
-    start, step, measure, finish = _stepwise(rule)
-    key_run = jax.random.split(key)[1]
-    carry = start(theta, task, key)
-    losses: list[Any] = []
-    heldout: list[Any] = []
-    for segment in range(settings.segments):
-        if heldout and int(carry[1]) >= 0:  # frozen: what was measured stays as it was
-            losses.append(np.nan)
-            heldout.append(heldout[-1])
-            continue
-        found = []
-        for t in range(segment * settings.segment_steps, (segment + 1) * settings.segment_steps):
-            carry, loss = step(theta, task, key_run, carry, np.int32(t))
-            found.append(loss)
-        losses.append(np.mean(jax.device_get(found)))
-        heldout.append(jax.device_get(measure(task, carry, splits=settings.splits)))
-    reported, diverged_at = finish(task, carry, key_run, settings=settings)
-    stacked = jax.tree.map(lambda *x: np.stack(x), *heldout)
-    return jax.device_get(Lanes(np.array(losses), stacked, reported, diverged_at))
-
-
-@functools.lru_cache
-def _stepwise(rule: UpdateRule) -> tuple[Callable[..., Any], ...]:
-    def step(theta, task, key_run, carry, t):
-        return _step(rule.transform(theta), task, key_run, carry, t)
-
-    return (
-        jax.jit(lambda theta, task, key: _start(rule.transform(theta), task, key)),
-        jax.jit(step, donate_argnames="carry"),
-        jax.jit(_measure, static_argnames="splits"),
-        jax.jit(_finish, static_argnames="settings"),
-    )
 
 
 def default_lanes(rule: UpdateRule, task: Task) -> int:

@@ -36,9 +36,6 @@ class ConvClassifier:
     f(θ) = −1/B Σ_b log softmax(z(x_b / max_pixel))[y_b], the B examples drawn with replacement from
     the training split by the key given to `loss`.
 
-    On CPU a convolution inside of a compiled loop is some twenty times slower than one outside of
-    it, so `learned_opt.run_study` runs these tasks step by step there (`stepwise_on_cpu`).
-
     Make one with `conv_classifier` (a data set by name) or `ConvClassifier.from_arrays`.
 
     Attributes:
@@ -50,8 +47,6 @@ class ConvClassifier:
       batch_size: the number B of examples in a minibatch.
       max_pixel: what images are divided by.
     """
-
-    stepwise_on_cpu = True
 
     images: dict[str, jax.Array]
     labels: dict[str, jax.Array]
@@ -142,15 +137,16 @@ class ConvClassifier:
         """
         del instance
         datasets.check_split(split, tuple(self.images))
-        images, labels = self.images[split], self.labels[split]
-        losses, hits = [], []
-        for first in range(0, len(labels), _EVALUATION_BATCH):  # unrolled: no loop on the device
-            batch = slice(first, first + _EVALUATION_BATCH)
-            logits = self._logits(params, images[batch])
-            losses.append(optax.softmax_cross_entropy_with_integer_labels(logits, labels[batch]))
-            hits.append(jnp.argmax(logits, axis=-1) == labels[batch])
-        loss = jnp.concatenate(losses).mean()
-        return {"loss": loss, "accuracy": jnp.concatenate(hits).astype(loss.dtype).mean()}
+
+        def measure(batch):
+            images, labels = batch
+            logits = self._logits(params, images)
+            losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+            hits = jnp.argmax(logits, axis=-1) == labels
+            return {"loss": losses, "accuracy": hits.astype(losses.dtype)}
+
+        examples = (self.images[split], self.labels[split])
+        return jax.tree.map(jnp.mean, _in_batches(measure, examples, _EVALUATION_BATCH))
 
     def _functions(self):
         return _network(self.network, self.images["train"].shape[1:], self.num_classes)
@@ -158,6 +154,16 @@ class ConvClassifier:
     def _logits(self, params: Params, images: jax.Array) -> jax.Array:
         dtype = jax.tree.leaves(params)[0].dtype
         return self._functions()[1](params, images.astype(dtype) / self.max_pixel)
+
+
+def _in_batches(measure, examples, size: int):
+    """Maps `measure` over batches of examples, and over those that are left; joins the results."""
+    count = len(examples[0]) // size * size
+    whole = jax.tree.map(lambda x: x[:count].reshape(-1, size, *x.shape[1:]), examples)
+    parts = [jax.tree.map(jnp.concatenate, jax.lax.map(measure, whole))] if count else []
+    if count < len(examples[0]):
+        parts.append(measure(jax.tree.map(lambda x: x[count:], examples)))
+    return jax.tree.map(lambda *x: jnp.concatenate(x), *parts)
 
 
 def conv_classifier(
