@@ -210,11 +210,13 @@ class _NNX:
     Attributes:
       graphdef: its structure.
       make: draws a new one; None for an instance.
+      streams: path and shape of the key of every random stream.
       normalizes: whether there are statistics of batches.
     """
 
     graphdef: Any
     make: Callable[..., nnx.Module] | None
+    streams: tuple[tuple[tuple, tuple[int, ...]], ...]
     normalizes: bool
 
     @classmethod
@@ -224,14 +226,15 @@ class _NNX:
 
         if not isinstance(model, nnx.Module):
             raise TypeError(f"the model's function must return an NNX module, got {model!r}")
-        graphdef, *states = nnx.split(model, nnx.Param, ...)
-        params, rest = states
-        allowed = (nnx.BatchStat, nnx.RngState, jax.Array)
+        graphdef, *states = nnx.split(model, nnx.Param, nnx.RngKey, ...)
+        params, keys, rest = states
+        allowed = (nnx.BatchStat, nnx.RngCount)
         for path, leaf in nnx.to_flat_state(rest):
             if isinstance(leaf, nnx.Variable) and not isinstance(leaf, allowed):
                 raise ValueError(_carried(".".join(map(str, path)), type(leaf).__name__))
         normalizes = any(isinstance(x, nnx.BatchStat) for _, x in nnx.to_flat_state(rest))
-        pure = cls(graphdef, make, normalizes)
+        streams = tuple((path, jnp.shape(key[...])) for path, key in nnx.to_flat_state(keys))
+        pure = cls(graphdef, make, streams, normalizes)
         return pure, nnx.to_pure_dict(params), nnx.to_pure_dict(rest)
 
     def init(self, key: Key, loss_fn: LossFn, example: Any) -> Params:
@@ -243,19 +246,21 @@ class _NNX:
 
     def bind(self, params: Params, constants: Any, key: Key | None) -> Callable[..., Any]:
         """The model with these parameters; with a key in training, without in evaluation."""
-        from flax import nnx
+        from flax import nnx, traverse_util
 
-        model = nnx.merge(self.graphdef, nnx.State(params), nnx.State(constants))
+        source = jax.random.key(0) if key is None else key
+        keys = {
+            path: jax.random.split(jax.random.fold_in(source, n), shape)
+            for n, (path, shape) in enumerate(self.streams)
+        }
+        states = (params, traverse_util.unflatten_dict(keys), constants)
+        model = nnx.merge(self.graphdef, *map(nnx.State, states))
         model.set_attributes(
             deterministic=key is None, use_running_average=False, raise_if_not_found=False
         )
         if key is None:  # even where arguments of __call__ say that this is training
             model.set_attributes(nnx.Dropout, rate=0.0, raise_if_not_found=False)
             model.set_attributes(dropout_rate=0.0, raise_if_not_found=False)
-        else:
-            nodes = [node for _, node in nnx.iter_graph(model)]
-            for n, stream in enumerate(x for x in nodes if isinstance(x, nnx.RngStream)):
-                stream.key[...] = jax.random.fold_in(key, n)
         flags = _flags(type(model), key is not None, self.normalizes)
         return lambda *args, **kwargs: model(*args, **flags | kwargs)
 

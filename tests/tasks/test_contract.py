@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen, nnx
 
 from learned_opt.tasks import (
     CharacterModel,
@@ -15,6 +16,7 @@ from learned_opt.tasks import (
     Quadratic,
     Surface,
     conv_classifier,
+    from_flax,
     image_classifier,
 )
 from learned_opt.types import Task
@@ -47,6 +49,22 @@ def _characters(network, hidden_size):
     )
 
 
+class _Module(nnx.Module):
+    def __init__(self, rngs):
+        self.first, self.last = nnx.Linear(6, 5, rngs=rngs), nnx.Linear(5, 1, rngs=rngs)
+        self.norm, self.dropout = nnx.BatchNorm(5, rngs=rngs), nnx.Dropout(0.5, rngs=rngs)
+
+    def __call__(self, x):
+        return self.last(self.dropout(nnx.gelu(self.norm(self.first(x)))))
+
+
+def _from_flax(model):
+    rng = np.random.default_rng(0)
+    splits = {"train": 12, "valid": 5, "test": 4}
+    data = {split: rng.normal(size=(n, 6)).astype(np.float32) for split, n in splits.items()}
+    return from_flax(model, lambda model, x: jnp.mean(model(x) ** 2), data, batch_size=4)
+
+
 TASKS = {
     "quadratic_uniform": Quadratic,
     "quadratic_gaussian": lambda: Quadratic(num_dims=3, family="gaussian"),
@@ -58,8 +76,11 @@ TASKS = {
     "resnet_20": lambda: _conv_net("resnet_20"),
     "character_lstm": lambda: _characters("lstm", 5),
     "character_transformer": lambda: _characters("transformer", 32),
+    "flax_nnx": lambda: _from_flax(_Module),
+    "flax_nnx_instance": lambda: _from_flax(_Module(nnx.Rngs(0))),
+    "flax_linen": lambda: _from_flax(linen.Dense(2)),
 }
-FIXED_START = {"surface"}
+FIXED_START = {"surface", "flax_nnx_instance"}
 WHOLE = {"quadratic_uniform", "quadratic_gaussian", "surface"}  # no minibatches
 
 
