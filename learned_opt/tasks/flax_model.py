@@ -280,6 +280,8 @@ class _Linen:
     @classmethod
     def of(cls, module: linen.Module, loss_fn: LossFn, example: Any) -> _Linen:
         """Checks a module and finds out what it holds."""
+        from flax import errors
+
         try:
             hash(module)
         except TypeError:
@@ -292,7 +294,20 @@ class _Linen:
         )
         for name in shapes.keys() - {"params", "batch_stats", "intermediates"}:
             raise ValueError(_carried(name, "collection"))
-        return cls(module, "batch_stats" in shapes)
+        pure = cls(module, "batch_stats" in shapes)
+        try:
+            for key in (jax.random.key(0), None):
+                jax.eval_shape(
+                    lambda params, key=key: loss_fn(pure.bind(params, (), key), example),
+                    shapes.get("params", {}),
+                )
+        except errors.InvalidRngError as error:
+            raise ValueError(
+                f"{str(error).partition(' (http')[0]}: beside nn.Dropout, random numbers are off "
+                "in evaluation only by an argument `deterministic` of __call__ (BatchNorm follows "
+                "`train`), and the only state is that of BatchNorm"
+            ) from error
+        return pure
 
     def init(self, key: Key, loss_fn: LossFn, example: Any) -> Params:
         """Draws parameters, for the inputs with which `loss_fn` calls the model."""

@@ -66,6 +66,20 @@ class Flags(nn.Module):
         return nn.Dense(3)(nn.Dropout(0.5)(x, deterministic=deterministic))
 
 
+class Attention(nn.Module):
+    """Dropout that is no layer, behind the one argument that BatchNorm follows too."""
+
+    separate: bool
+
+    @nn.compact
+    def __call__(self, x, train=True, deterministic=None):
+        x = nn.BatchNorm(use_running_average=not train)(x[..., 0])
+        off = deterministic if self.separate else not train
+        settings = dict(dropout_rate=0.5, broadcast_dropout=False, deterministic=off)
+        x = nn.MultiHeadDotProductAttention(2, **settings)(x)
+        return nn.Dense(3)(x.mean(1))
+
+
 def loss_fn(model, batch):
     logits = model(batch["image"])
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"])
@@ -86,6 +100,7 @@ MODELS = {
     "nnx_instance": CNN(rngs=nnx.Rngs(1)),
     "linen": MLP(),
     "linen_flags": Flags(),
+    "linen_attention": Attention(separate=True),
 }
 
 
@@ -249,6 +264,7 @@ class Listed(nn.Module):
     [
         ({"model": Counting}, r"the model has count \(Cache\), state that is carried"),
         ({"model": CountingLinen()}, r"the model has cache \(collection\), state that is carried"),
+        ({"model": Attention(separate=False)}, r'needs PRNG for "dropout": .* `deterministic` of'),
         ({"model": Listed([3])}, "fields of Listed must be hashable: tuples, not lists"),
         ({"model": MLP}, r"a Linen module \(an instance of it\), got <class"),
         ({"model": 3}, "needs an NNX module"),
