@@ -145,6 +145,10 @@ def from_flax(
       where it has them. Where there is BatchNorm, `train` is true in `evaluate` too, with dropout
       switched off.
 
+    On CPU, a convolution of XLA is many times slower inside of a compiled loop. Layers `nnx.Conv`
+    use `learned_opt.networks.convolution.conv_general_dilated` instead; give it to `linen.Conv` as
+    the argument `conv_general_dilated`.
+
     Args:
       model: an NNX class or function `rngs -> module`, whose parameters are drawn afresh for every
         run; an NNX module, from whose parameters every run starts; or a Linen module.
@@ -248,6 +252,10 @@ class _NNX:
         """The model with these parameters; with a key in training, without in evaluation."""
         from flax import nnx, traverse_util
 
+        from learned_opt.networks.convolution import conv_general_dilated
+
+        native = jax.lax.conv_general_dilated
+
         source = jax.random.key(0) if key is None else key
         keys = {
             path: jax.random.split(jax.random.fold_in(source, n), shape)
@@ -255,6 +263,9 @@ class _NNX:
         }
         states = (params, traverse_util.unflatten_dict(keys), constants)
         model = nnx.merge(self.graphdef, *map(nnx.State, states))
+        for _, layer in nnx.iter_modules(model):
+            if isinstance(layer, nnx.Conv) and layer.conv_general_dilated is native:
+                layer.conv_general_dilated = conv_general_dilated
         model.set_attributes(
             deterministic=key is None, use_running_average=False, raise_if_not_found=False
         )

@@ -5,12 +5,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
+from flax import linen, nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from learned_opt.networks import functional
-from learned_opt.networks.convolution import Conv, convolve
+from learned_opt.networks.convolution import Conv, conv_general_dilated, convolve
 
 
 def reference(images, kernel, strides, padding):
@@ -87,3 +87,36 @@ def test_parameters_start_as_those_of_flax(use_bias):
 def test_a_kernel_larger_than_the_images_is_refused():
     with pytest.raises(ValueError, match="a kernel of 5 × 5 needs images that are no smaller"):
         convolve(jnp.ones((1, 4, 9, 1)), jnp.ones((5, 5, 1, 1)), padding="VALID")
+
+
+@pytest.mark.parametrize(
+    "settings, convolutions",
+    [
+        ({}, 0),
+        ({"strides": 2, "padding": "VALID"}, 0),
+        ({"padding": ((1, 2), (0, 3)), "strides": (1, 2)}, 0),
+        ({"padding": "CIRCULAR"}, 0),
+        ({"kernel_dilation": 2}, 1),
+        ({"feature_group_count": 2}, 1),
+        ({"precision": "highest"}, 1),
+    ],
+)
+def test_layers_of_flax_take_it(settings, convolutions):
+    images = jax.random.normal(jax.random.key(0), (2, 7, 6, 4))
+    layer = nnx.Conv(4, 6, (3, 3), **settings, rngs=nnx.Rngs(0))
+    expected = layer(images)
+    layer.conv_general_dilated = conv_general_dilated
+    np.testing.assert_allclose(layer(images), expected, rtol=1e-5, atol=1e-5)
+    module = linen.Conv(6, (3, 3), **settings, conv_general_dilated=conv_general_dilated)
+    params = {"params": {"kernel": layer.kernel[...], "bias": layer.bias[...]}}
+    np.testing.assert_allclose(module.apply(params, images), expected, rtol=1e-5, atol=1e-5)
+    lowered = jax.jit(lambda images: layer(images)).lower(images).as_text()
+    assert lowered.count("stablehlo.convolution") == convolutions
+
+
+def test_a_layer_of_one_dimension_is_that_of_jax():
+    images = jax.random.normal(jax.random.key(0), (2, 7, 4))
+    layer = nnx.Conv(4, 6, (3,), rngs=nnx.Rngs(0))
+    expected = layer(images)
+    layer.conv_general_dilated = conv_general_dilated
+    np.testing.assert_array_equal(layer(images), expected)

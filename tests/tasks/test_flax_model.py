@@ -170,6 +170,13 @@ def test_dropout_draws_from_the_key_and_is_off_at_evaluation(name):
     assert held_out[0] == held_out[1] == one.evaluate(params, (), "valid")["loss"]
 
 
+def test_convolutions_of_nnx_models_are_matrix_products_on_cpu():
+    task = make_task(CNN)
+    params = task.init(KEY, ())
+    program = jax.jit(jax.grad(task.loss)).lower(params, (), KEY).as_text()
+    assert jax.default_backend() != "cpu" or "stablehlo.convolution" not in program
+
+
 def test_two_calls_of_a_linen_module_have_their_own_dropout():
     def apart(model, batch):
         return jnp.abs(model(batch["image"]) - model(batch["image"])).mean()
