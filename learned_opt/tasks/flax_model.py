@@ -165,7 +165,8 @@ def from_flax(
 
     Raises:
       TypeError: not a Flax model, or a Linen module with fields that cannot be hashed.
-      ValueError: data of wrong shapes, or a model with state that is carried from call to call.
+      ValueError: data of wrong shapes, or a model with state that is carried from call to call
+        (a Linen BatchNorm that was told to use running averages, too).
 
     Example:
       >>> import jax, optax
@@ -335,7 +336,7 @@ class _Linen:
         def call(*args: Any, **kwargs: Any) -> Any:
             rngs = None if key is None else _rngs(jax.random.fold_in(key, len(calls)))
             calls.append(None)
-            with linen.intercept_methods(_keep if key is not None else _without_dropout):
+            with linen.intercept_methods(_of_the_batch if key is not None else _without_dropout):
                 out, _ = self.module.apply(
                     {"params": params}, *args, rngs=rngs, mutable=["batch_stats"], **flags | kwargs
                 )
@@ -380,8 +381,18 @@ def _rngs(key: Key) -> dict[str, Key]:
     return {"dropout": key}
 
 
-def _keep(call, args, kwargs, context):
-    del context
+def _of_the_batch(call, args, kwargs, context):
+    """Refuses BatchNorm with running averages, which would never move."""
+    from flax import linen
+
+    if isinstance(context.module, linen.BatchNorm) and context.method_name == "__call__":
+        flag = args[1] if len(args) > 1 else kwargs.get("use_running_average")
+        if context.module.use_running_average if flag is None else flag:
+            raise ValueError(
+                f"BatchNorm {context.module.name!r} uses running averages, of which a task has "
+                "none: make the model for training (fields such as train=True, or an argument "
+                "`train` of __call__, which is set for it)"
+            )
     return call(*args, **kwargs)
 
 
@@ -390,7 +401,7 @@ def _without_dropout(call, args, kwargs, context):
 
     if isinstance(context.module, linen.Dropout) and context.method_name == "__call__":
         return args[0] if args else kwargs["inputs"]
-    return call(*args, **kwargs)
+    return _of_the_batch(call, args, kwargs, context)
 
 
 def _make(make: Any, rngs: nnx.Rngs) -> nnx.Module:
@@ -415,9 +426,12 @@ def _count(examples: Any) -> int:
 
 def _check_data(data: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the data as arrays, or raises a `ValueError`."""
-    if "train" not in data:
-        raise ValueError("data must have an entry 'train'")
-    arrays = {split: jax.tree.map(jnp.asarray, examples) for split, examples in data.items()}
+    if not isinstance(data, Mapping) or "train" not in data:
+        raise ValueError("data must be a dict with an entry 'train': {'train': (x, y), …}")
+    try:
+        arrays = {split: jax.tree.map(jnp.asarray, examples) for split, examples in data.items()}
+    except TypeError as error:
+        raise ValueError("data must be trees of arrays of numbers") from error
     shapes = set()
     for split, examples in arrays.items():
         datasets.check_split(split)

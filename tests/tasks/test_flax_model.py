@@ -258,6 +258,23 @@ class CountingLinen(nn.Module):
         return nn.Dense(3)(x.reshape(len(x), -1))
 
 
+class Fixed(nn.Module):
+    """BatchNorm whose mode is a field: of the module, or of the layer that it calls."""
+
+    train: bool
+
+    @nn.compact
+    def __call__(self, x):
+        x = nn.BatchNorm(use_running_average=not self.train)(x.reshape(len(x), -1))
+        return nn.Dense(3)(x)
+
+
+class FixedCall(nn.Module):
+    @nn.compact
+    def __call__(self, x, frozen=True):
+        return nn.Dense(3)(nn.BatchNorm()(x.reshape(len(x), -1), frozen))
+
+
 class Listed(nn.Module):
     widths: list
 
@@ -272,6 +289,8 @@ class Listed(nn.Module):
         ({"model": Counting}, r"the model has count \(Cache\), state that is carried"),
         ({"model": CountingLinen()}, r"the model has cache \(collection\), state that is carried"),
         ({"model": Attention(separate=False)}, r'needs PRNG for "dropout": .* `deterministic` of'),
+        ({"model": Fixed(train=False)}, "BatchNorm 'BatchNorm_0' uses running averages"),
+        ({"model": FixedCall()}, "BatchNorm 'BatchNorm_0' uses running averages"),
         ({"model": Listed([3])}, "fields of Listed must be hashable: tuples, not lists"),
         ({"model": MLP}, r"a Linen module \(an instance of it\), got <class"),
         ({"model": 3}, "needs an NNX module"),
@@ -279,7 +298,9 @@ class Listed(nn.Module):
         ({"model": MLP(), "loss_fn": lambda m, b: jnp.zeros(())}, "must call its model"),
         ({"batch_size": 51}, "batch_size 51 is larger than the 50 training examples"),
         ({"evaluation_batch": 0}, "evaluation_batch must be positive"),
-        ({"data": {"valid": np.ones(3)}}, "data must have an entry 'train'"),
+        ({"data": {"valid": np.ones(3)}}, "data must be a dict with an entry 'train'"),
+        ({"data": (np.ones(3), np.ones(3))}, "data must be a dict with an entry 'train'"),
+        ({"data": {"train": np.array(["a", "b"])}}, "data must be trees of arrays of numbers"),
         ({"data": {"train": (np.ones(3), np.ones(4))}}, "train: data must be arrays with the same"),
         ({"data": {"train": np.float32(1)}}, "train: data must be arrays with the same number"),
         ({"data": {"train": np.ones((0, 2))}}, "train: there are no examples"),
@@ -291,6 +312,15 @@ def test_mistakes_are_refused_in_one_sentence(changes, message):
     settings = {"model": CNN, "loss_fn": loss_fn, "data": make_data(), "batch_size": 10} | changes
     with pytest.raises((TypeError, ValueError), match=message):
         from_flax(**settings)
+
+
+def test_batchnorm_made_for_training_follows_the_batch():
+    data = make_data()
+    scaled = {split: {**batch, "image": 100 * batch["image"]} for split, batch in data.items()}
+    made = [from_flax(Fixed(train=True), loss_fn, d, batch_size=10) for d in (data, scaled)]
+    params = made[0].init(KEY, ())
+    losses = [task.evaluate(params, (), "train")["loss"] for task in made]
+    np.testing.assert_allclose(losses[0], losses[1], rtol=1e-4)
 
 
 @pytest.mark.parametrize(
