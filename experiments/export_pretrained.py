@@ -17,9 +17,9 @@ from absl import app, flags
 from experiments.common.launch import check_fields
 from experiments.common.workdir import write_json
 from experiments.meta_train import DEFAULTS
-from learned_opt import __version__, checkpoints
+from learned_opt import __version__, theta_files
 
-_PRETRAINED = Path(checkpoints.__file__).parent / "pretrained"
+_PRETRAINED = Path(theta_files.__file__).parent / "pretrained"
 
 
 def export(
@@ -77,8 +77,8 @@ def export(
         "results": {"best_validation_score": cost["best_validation_score"], **results},
         "fails": fails,
     }
-    theta = checkpoints.load_theta(workdir / "theta.npz")
-    checkpoints.save_theta(output / f"{name}.npz", theta, {"name": name, "rule": config["rule"]})
+    theta = theta_files.load_theta(workdir / "theta.npz")
+    theta_files.save_theta(output / f"{name}.npz", theta, {"name": name, "rule": config["rule"]})
     write_json(output / f"{name}.json", card)
     return card
 

@@ -24,7 +24,7 @@ from experiments.common.build import make_rule, make_task
 from experiments.common.launch import check_fields, check_positive, launch, start_devices
 from experiments.common.progress import Progress
 from experiments.common.workdir import open_workdir, write_json
-from learned_opt.checkpoints import Checkpointer, save_theta
+from learned_opt.checkpoints import Checkpointer
 from learned_opt.evaluation import evaluate
 from learned_opt.meta_training import (
     TrainState,
@@ -34,6 +34,7 @@ from learned_opt.meta_training import (
     train,
 )
 from learned_opt.metrics import MetricsWriter, read_metrics
+from learned_opt.theta_files import save_theta
 from learned_opt.types import Task, Theta, UpdateRule
 
 DEFAULTS = ConfigDict(

@@ -13,7 +13,6 @@ from learned_opt import (
     tasks,
     update_rules,
 )
-from learned_opt.checkpoints import load_theta, save_theta
 from learned_opt.evaluation import evaluate
 from learned_opt.meta_training import TruncatedBPTT, init_state, meta_step, train
 from learned_opt.pretrained import (
@@ -22,6 +21,7 @@ from learned_opt.pretrained import (
     pretrained_card,
     pretrained_names,
 )
+from learned_opt.theta_files import load_theta, save_theta
 from learned_opt.types import Estimator, InnerState, MetaState, Task, UpdateRule
 from learned_opt.unroll import unroll
 

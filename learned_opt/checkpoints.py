@@ -1,8 +1,7 @@
-"""Checkpoints of a whole training state (Orbax) and small files of θ (NPZ).
+"""Checkpoints of a whole training state (Orbax).
 
 A `Checkpointer` survives a kill at any moment: a checkpoint is written under a temporary name and
-appears by one rename, complete and with the SHA-256 of every file in it. `save_theta` and
-`load_theta` are for the few thousand numbers of a trained rule, which should outlive any library.
+appears by one rename, complete and with the SHA-256 of every file in it.
 """
 
 import hashlib
@@ -11,8 +10,6 @@ import json
 import os
 import re
 import shutil
-import zipfile
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -310,98 +307,3 @@ def _verify(folder: Path) -> None:
             raise CorruptCheckpointError(f"{name} does not belong to it")
         if _digest(present[name]) != expected[name]:
             raise CorruptCheckpointError(f"{name} was changed or cut short")
-
-
-def save_theta(
-    path: str | os.PathLike, theta: Any, metadata: Mapping[str, Any] | None = None
-) -> None:
-    """Writes θ as an NPZ file without pickle, in one atomic step.
-
-    Args:
-      path: the file, which should end in `.npz`.
-      theta: a nested dict of arrays; entry `theta['a']['b']` is stored under 'a/b'.
-      metadata: anything that JSON can hold, stored in the same file; see `load_metadata`.
-
-    Raises:
-      ValueError: θ is not a nested dict, or a name has a '/' in it.
-    """
-    path = Path(path)
-    arrays = {name: np.asarray(leaf) for name, leaf in _flat(theta).items()}
-    for name, array in arrays.items():
-        if array.dtype.kind not in "biuf":
-            raise ValueError(f"theta entry '{name}' has dtype {array.dtype}, which NPZ cannot hold")
-    header = np.frombuffer(json.dumps(dict(metadata or {})).encode(), np.uint8)
-    temporary = path.with_name(path.name + _PARTIAL)
-    with temporary.open("wb") as file:
-        np.savez(file, __metadata__=header, **arrays)  # type: ignore[arg-type]
-    temporary.replace(path)
-
-
-def load_theta(path: str | os.PathLike, like: Any = None) -> Any:
-    """Reads θ from an NPZ file.
-
-    Args:
-      path: a file written by `save_theta`.
-      like: a θ of the rule that it is for, for example `jax.eval_shape(rule.init, key)`.
-
-    Returns:
-      A nested dict of arrays.
-
-    Raises:
-      FileNotFoundError: there is no such file.
-      ValueError: the file is damaged, or its names, shapes or dtypes are not those of `like`; the
-        message names the first entry that differs.
-    """
-    arrays = _read_npz(path)
-    arrays.pop("__metadata__", None)
-    if like is not None:
-        expected = {k: {"path": k, **_shape(v)} for k, v in _flat(like).items()}
-        saved = {k: {"path": k, **_shape(v)} for k, v in arrays.items()}
-        order = sorted(expected.keys() | saved.keys())
-        for name in order:
-            have, want = saved.get(name), expected.get(name)
-            if have != want:
-                _check_same_leaves(
-                    [have] if have else [], [want] if want else [], f"theta in {path}"
-                )
-    theta: dict = {}
-    for name, array in arrays.items():
-        *parents, last = name.split("/")
-        node = theta
-        for parent in parents:
-            node = node.setdefault(parent, {})
-        node[last] = jnp.asarray(array)
-    return theta
-
-
-def load_metadata(path: str | os.PathLike) -> dict:
-    """Reads the metadata of a file written by `save_theta`."""
-    return json.loads(_read_npz(path).get("__metadata__", np.frombuffer(b"{}", np.uint8)).tobytes())
-
-
-def _read_npz(path: str | os.PathLike) -> dict[str, np.ndarray]:
-    with Path(path).open("rb") as file:
-        try:
-            arrays = np.load(file, allow_pickle=False)
-            if isinstance(arrays, np.ndarray):
-                raise ValueError("it holds a single array")
-            return dict(arrays.items())
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-            raise ValueError(f"{path} is not a readable NPZ file: {error}") from error
-
-
-def _shape(array: Any) -> dict:
-    return {"shape": list(array.shape), "dtype": str(array.dtype)}
-
-
-def _flat(theta: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(theta, Mapping):
-        if not prefix:
-            raise ValueError(f"theta must be a nested dict of arrays, got {type(theta).__name__}")
-        return {prefix: theta}
-    flat: dict[str, Any] = {}
-    for name, value in theta.items():
-        if not isinstance(name, str) or "/" in name or not name:
-            raise ValueError(f"names in theta must be strings without '/', got {name!r}")
-        flat |= _flat(value, f"{prefix}/{name}" if prefix else name)
-    return flat

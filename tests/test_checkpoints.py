@@ -16,7 +16,7 @@ import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from learned_opt import checkpoints
-from learned_opt.checkpoints import Checkpointer, load_metadata, load_theta, save_theta
+from learned_opt.checkpoints import Checkpointer
 
 
 class State(NamedTuple):
@@ -319,70 +319,6 @@ def test_two_processes(tmp_path):
             process.kill()
             process.communicate()
     assert sorted(p.name for p in tmp_path.iterdir()) == ["step_00000002", "step_00000003"]
-
-
-THETA = {"cells": {"layer_0": {"kernel": np.arange(6.0, dtype=np.float32).reshape(2, 3)}}, "b": 1.5}
-
-
-def test_theta_round_trip(tmp_path):
-    path = tmp_path / "theta.npz"
-    save_theta(path, THETA, {"name": "x", "runs": [1, 2]})
-    with np.load(path, allow_pickle=False) as file:
-        assert sorted(file.files) == ["__metadata__", "b", "cells/layer_0/kernel"]
-    theta = load_theta(path, like=jax.tree.map(np.asarray, THETA))
-    assert jax.tree.structure(theta) == jax.tree.structure(THETA)
-    np.testing.assert_array_equal(theta["cells"]["layer_0"]["kernel"], np.arange(6).reshape(2, 3))
-    assert load_metadata(path) == {"name": "x", "runs": [1, 2]}
-    assert [p.name for p in tmp_path.iterdir()] == ["theta.npz"]
-
-
-@pytest.mark.parametrize(
-    "like, message",
-    [
-        ({"b": np.float64(0)}, r"has cells/layer_0/kernel: .*; expected nothing there"),
-        ({**THETA, "c": np.zeros(3)}, r"it has nothing there; expected c: float64\[3\]"),
-        (
-            {"cells": {"layer_0": {"kernel": np.zeros((2, 4), np.float32)}}, "b": np.float64(0)},
-            r"has cells/layer_0/kernel: float32\[2, 3\]; expected .*float32\[2, 4\]",
-        ),
-    ],
-)
-def test_theta_of_another_rule(tmp_path, like, message):
-    save_theta(tmp_path / "theta.npz", THETA)
-    like = jax.tree.map(np.asarray, like)
-    with pytest.raises(ValueError, match=message):
-        load_theta(tmp_path / "theta.npz", like=like)
-
-
-def test_theta_files_that_cannot_be_used(tmp_path):
-    path = tmp_path / "theta.npz"
-    with pytest.raises(FileNotFoundError):
-        load_theta(path)
-    save_theta(path, THETA)
-    good = path.read_bytes()
-    for cut in (0, 10, len(good) // 2, len(good) - 1):
-        path.write_bytes(good[:cut])
-        with pytest.raises(ValueError, match="theta.npz is not a readable NPZ file"):
-            load_theta(path)
-    flipped = bytearray(good)
-    flipped[good.index(b"\x00\x00\x80\x3f")] ^= 1  # a one, in the kernel
-    path.write_bytes(flipped)
-    with pytest.raises(ValueError, match="not a readable NPZ file"):
-        load_theta(path)
-    np.savez(path, a=np.array([{}], dtype=object))
-    with pytest.raises(ValueError, match="not a readable NPZ file"):
-        load_theta(path)
-    with path.open("wb") as file:
-        np.save(file, np.ones(3))
-    with pytest.raises(ValueError, match="single array"):
-        load_theta(path)
-
-
-@pytest.mark.parametrize("theta", [[1.0], {"a/b": np.ones(1)}, {1: np.ones(1)}, {"a": "text"}])
-def test_theta_that_cannot_be_saved(tmp_path, theta):
-    with pytest.raises(ValueError, match="theta"):
-        save_theta(tmp_path / "theta.npz", theta)
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_manifest_describes_the_leaves(two_checkpoints):

@@ -8,8 +8,8 @@ import optax
 import pytest
 
 import learned_opt
-from learned_opt.checkpoints import load_theta, save_theta
 from learned_opt.pretrained import load_pretrained, pretrained_card, pretrained_names
+from learned_opt.theta_files import load_theta, save_theta
 from learned_opt.update_rules import lstm
 
 NAMES = ("lstm_mnist", "lstm_quadratic", "lstm_quadratic_gaussian")

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from learned_opt.checkpoints import load_theta
+from learned_opt.theta_files import load_theta
 from learned_opt.update_rules import lstm
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -11,8 +11,8 @@ import optax
 
 from experiments.common.lookup import find, find_file, run_theirs
 from learned_opt import tasks, update_rules
-from learned_opt.checkpoints import load_metadata, load_theta
 from learned_opt.pretrained import load_pretrained, pretrained_names
+from learned_opt.theta_files import load_metadata, load_theta
 from learned_opt.types import Task, Theta, UpdateRule
 
 TASKS: dict[str, Callable[..., Task]] = {

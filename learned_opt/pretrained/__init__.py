@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import optax
 
-from learned_opt.checkpoints import load_theta
+from learned_opt.theta_files import load_theta
 from learned_opt.types import Theta, UpdateRule
 from learned_opt.update_rules import lstm
 

@@ -8,9 +8,9 @@ from ml_collections import ConfigDict
 from experiments import compare
 from experiments.common import comparison
 from learned_opt import evaluation
-from learned_opt.checkpoints import save_theta
 from learned_opt.metrics import read_metrics
 from learned_opt.tasks import Quadratic
+from learned_opt.theta_files import save_theta
 from learned_opt.update_rules import lstm, sgd
 
 

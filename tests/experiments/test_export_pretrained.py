@@ -14,7 +14,7 @@ from experiments.configs.meta_train import lstm_quadratic
 from experiments.export_pretrained import export
 from experiments.meta_train import DEFAULTS
 from learned_opt import __version__
-from learned_opt.checkpoints import load_theta, save_theta
+from learned_opt.theta_files import load_theta, save_theta
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 

@@ -16,8 +16,8 @@ from absl import flags
 from experiments import meta_train
 from experiments.common.workdir import open_workdir
 from experiments.configs.meta_train import lstm_mnist, lstm_quadratic
-from learned_opt.checkpoints import load_theta
 from learned_opt.metrics import read_metrics
+from learned_opt.theta_files import load_theta
 
 ROOT = Path(__file__).parents[2]
 TINY = {
