@@ -35,7 +35,8 @@ from experiments.common.workdir import open_workdir, write_json
 from experiments.compare import checked
 from learned_opt.figures import curves
 from learned_opt.metrics import MetricsWriter
-from learned_opt.tasks import ImageClassifier
+from learned_opt.networks import Perceptron
+from learned_opt.tasks import Classifier
 from learned_opt.types import Task
 
 SWEEP = {
@@ -106,7 +107,7 @@ def main(config: ConfigDict, workdir: Path, data_dir: str | None) -> None:
     _draw(results, sweep, config, workdir)
 
 
-def variant(base: Task, settings: Mapping[str, Any]) -> ImageClassifier:
+def variant(base: Task, settings: Mapping[str, Any]) -> Classifier:
     """The same data under another network.
 
     Args:
@@ -116,17 +117,17 @@ def variant(base: Task, settings: Mapping[str, Any]) -> ImageClassifier:
     Raises:
       ValueError: an unknown field, a value the task refuses, or a base of another kind.
     """
-    if not isinstance(base, ImageClassifier):
-        raise ValueError("transfer needs an image_classifier as its task")
+    if not isinstance(base, Classifier) or not isinstance(base.network, Perceptron):
+        raise ValueError("transfer needs an image_classifier with network 'mlp' as its task")
     unknown = sorted(set(settings) - {"hidden_sizes", "activation"})
     if unknown:
         raise ValueError(f"a problem may differ in hidden_sizes and activation, not in {unknown}")
-    current = {f: getattr(base, f) for f in ("hidden_sizes", "activation")}
-    return ImageClassifier.from_arrays(
+    current = {f: getattr(base.network, f) for f in ("hidden_sizes", "activation")}
+    return Classifier.from_arrays(
         {split: (base.images[split], base.labels[split]) for split in base.images},
         num_classes=base.num_classes,
         batch_size=base.batch_size,
-        init_scale=base.init_scale,
+        init_scale=base.network.init_scale,
         max_pixel=base.max_pixel,
         **current | dict(settings),
     )

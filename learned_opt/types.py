@@ -34,8 +34,12 @@ class Task(Protocol):
     def init(self, key: Key, instance: Instance) -> Params:
         """Draws starting parameters for the problem."""
 
-    def loss(self, params: Params, instance: Instance, key: Key) -> Scalar:
-        """The training loss; `key` draws the minibatch (and dropout, augmentation)."""
+    def loss(self, params: Params, instance: Instance, key: Key, split: str = "train") -> Scalar:
+        """The loss of a minibatch of a split; `key` draws it (and dropout, augmentation).
+
+        A task may leave `split` out: `loss` is called with three arguments unless the loss of
+        another split than 'train' is asked for.
+        """
 
     def evaluate(self, params: Params, instance: Instance, split: str) -> Metrics:
         """Metrics (`loss`, `accuracy`, …) on a whole split: 'train', 'valid' or 'test'."""

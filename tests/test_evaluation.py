@@ -5,7 +5,7 @@ import optax
 import pytest
 
 from learned_opt import evaluation
-from learned_opt.tasks import ImageClassifier, Quadratic
+from learned_opt.tasks import Classifier, Quadratic
 from learned_opt.update_rules import adam, lstm, momentum, sgd
 
 KEY = jax.random.key(3)
@@ -17,7 +17,7 @@ def make_classifier():
         split: (rng.random((12, 6)).astype(np.float32), np.arange(12) % 3)
         for split in ("train", "valid", "test")
     }
-    return ImageClassifier.from_arrays(
+    return Classifier.from_arrays(
         splits, num_classes=3, hidden_sizes=(4,), batch_size=5, init_scale=0.5
     )
 

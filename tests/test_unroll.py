@@ -11,7 +11,7 @@ import optax
 import pytest
 
 from learned_opt import TruncatedBPTT, evaluate, evaluation, init_state, meta_step, studies
-from learned_opt.tasks import ImageClassifier, Quadratic
+from learned_opt.tasks import Classifier, Quadratic
 from learned_opt.unroll import init_inner, unroll
 from learned_opt.update_rules import adam, lstm
 
@@ -21,9 +21,7 @@ KEY = jax.random.key(7)
 def small_classifier():
     rng = np.random.default_rng(0)
     data = rng.integers(0, 255, (30, 4), np.uint8), rng.integers(0, 3, 30)
-    return ImageClassifier.from_arrays(
-        {"train": data}, num_classes=3, hidden_sizes=(5,), batch_size=4
-    )
+    return Classifier.from_arrays({"train": data}, num_classes=3, hidden_sizes=(5,), batch_size=4)
 
 
 @pytest.mark.parametrize("rule", [adam(0.1), lstm((3,))], ids=["adam", "lstm"])

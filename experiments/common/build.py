@@ -19,8 +19,7 @@ TASKS: dict[str, Callable[..., Task]] = {
     "quadratic": tasks.Quadratic,
     "image_classifier": tasks.image_classifier,
     "surface": tasks.Surface,
-    "conv_classifier": tasks.conv_classifier,
-    "character_model": tasks.character_model,
+    "language_model": tasks.language_model,
 }
 
 HAND_DESIGNED: dict[str, Callable[..., UpdateRule]] = {

@@ -1,14 +1,58 @@
-"""Flax NNX modules as pure functions of a plain dict θ."""
+"""Networks as pure functions, and Flax NNX modules made into them."""
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
-from learned_opt.types import Key, Theta
+import jax
+
+from learned_opt.types import Key, Params, Theta
 
 if TYPE_CHECKING:
     from flax import nnx
+
+
+class Network(Protocol):
+    """What a task optimizes: two pure functions, in a hashable value that a task holds as static.
+
+    Two networks that are equal have the same functions, so that programs are compiled once.
+    """
+
+    def init(self, key: Key) -> Params:
+        """Draws starting parameters."""
+
+    def apply(self, params: Params, inputs: jax.Array) -> jax.Array:
+        """Maps a batch of inputs to outputs."""
+
+
+@dataclasses.dataclass(frozen=True)
+class FlaxNetwork:
+    """An NNX module as a `Network`: `make(*sizes, rngs=rngs)` builds it.
+
+    Attributes:
+      make: the module's class, or a function that returns a module without any state but
+        `nnx.Param`s.
+      sizes: what it is called with, hashable.
+    """
+
+    make: Callable[..., Any]
+    sizes: tuple[Any, ...]
+
+    def init(self, key: Key) -> Params:
+        """Draws starting parameters, a nested dict."""
+        return _functions(self)[0](key)
+
+    def apply(self, params: Params, inputs: jax.Array) -> jax.Array:
+        """Calls the module."""
+        return _functions(self)[1](params, inputs)
+
+
+@functools.lru_cache
+def _functions(network: FlaxNetwork):
+    return functional(lambda rngs: network.make(*network.sizes, rngs=rngs))
 
 
 def functional(

@@ -6,9 +6,11 @@ import operator
 from collections.abc import Mapping
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
+from learned_opt.networks import Network
 from learned_opt.tasks import datasets
 
 
@@ -82,3 +84,29 @@ def _check_examples(
             f"got {labels.min()} to {labels.max()}"
         )
     return images, labels.astype(np.int32)
+
+
+def check_network(
+    network: Network, example: jax.ShapeDtypeStruct, expected: tuple[int, ...]
+) -> None:
+    """Checks that a network maps inputs to outputs of the shape that a task needs.
+
+    Raises:
+      ValueError: it cannot be made as a pure function, or the outputs have another shape.
+    """
+    try:
+        params = jax.eval_shape(network.init, jax.random.key(0))
+    except ValueError as error:
+        if "Non-exhaustive filters" not in str(error):
+            raise
+        raise ValueError(
+            "the network holds state beside its parameters, such as BatchNorm's statistics or "
+            "Dropout's key: make the task with learned_opt.tasks.from_flax"
+        ) from None
+    outputs = jax.eval_shape(network.apply, params, example)
+    found = jax.tree.map(lambda x: list(x.shape), outputs)
+    if found != list(expected):
+        raise ValueError(
+            f"the network must map inputs {list(example.shape)} to logits {list(expected)}, got "
+            f"{found}"
+        )

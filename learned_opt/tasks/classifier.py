@@ -1,69 +1,56 @@
-"""A multilayer perceptron on images: the optimizee of the paper's MNIST experiments."""
+"""Classification: any network on any labelled arrays."""
 
 import dataclasses
 import math
 import os
-from collections.abc import Mapping, Sequence
-from typing import Any, TypeAlias
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
+from learned_opt.networks import FlaxNetwork, Network, Perceptron
 from learned_opt.tasks import datasets
-from learned_opt.tasks.checks import check_batch, check_splits, positive, static
-from learned_opt.types import Key, Metrics, Scalar
+from learned_opt.tasks.checks import (
+    check_batch,
+    check_network,
+    check_splits,
+    positive,
+    static,
+)
+from learned_opt.types import Key, Metrics, Params, Scalar
 
-_ACTIVATIONS = {
-    "sigmoid": jax.nn.sigmoid,
-    "tanh": jnp.tanh,
-    "relu": jax.nn.relu,
-    "gelu": jax.nn.gelu,
-}
-_EVALUATION_BATCH = 2000  # examples in memory at once while a whole split is evaluated
-
-MLPParams: TypeAlias = dict[str, dict[str, jax.Array]]
+NETWORKS = ("mlp", "small_cnn", "all_cnn_c", "resnet_20")
+_EVALUATION_BATCH = 1000  # examples in memory, and in one batch norm, while a split is evaluated
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class ImageClassifier:
-    """Mean cross-entropy of a multilayer perceptron over a minibatch of labelled images.
+class Classifier:
+    """Mean cross-entropy of a network over a minibatch of labelled images.
 
-    f(θ) = −1/B Σ_b log softmax(z(x_b))[y_b], where h_0 = x / max_pixel, h_l = σ(h_{l−1} W_l + b_l)
-    for each hidden layer, and z = h_L W + b. The B examples are drawn with replacement from the
-    training split by the key given to `loss`.
+    f(θ) = −1/B Σ_b log softmax(z(x_b / max_pixel; θ))[y_b]. The B examples are drawn with
+    replacement from a split by the key given to `loss`. Pixels are scaled but not centred.
 
-    Kernels start from N(0, 1/fan_in) and biases from zero, as in Flax; with a number for
-    `init_scale` all of them start from N(0, init_scale²). (The paper does not say; its published
-    code uses 0.01, which opens with a plateau.) Pixels are scaled to [0, 1] but not centred.
-
-    Make one with `image_classifier` (a data set by name) or `ImageClassifier.from_arrays` (your own
+    Make one with `image_classifier` (a data set by name) or `Classifier.from_arrays` (your own
     data); both check what they are given. The data are leaves of this PyTree, so give the task to
     jitted functions as an argument.
 
     Attributes:
-      images: split -> array `[n, pixels]`, uint8 or floating point.
+      images: split -> array `[n, …]`, uint8 or floating point.
       labels: split -> int32 array `[n]`.
       num_classes: the number of classes.
-      hidden_sizes: the widths of the hidden layers; `()` is softmax regression.
-      activation: σ, one of `"sigmoid"`, `"tanh"`, `"relu"`, `"gelu"`.
+      network: a `learned_opt.networks.Network` from images to logits `[batch, num_classes]`.
       batch_size: the number B of examples in a minibatch.
-      init_scale: the standard deviation of the starting parameters, or None for LeCun's.
       max_pixel: what images are divided by.
-
-    References:
-      Andrychowicz et al., Learning to learn by gradient descent by gradient descent, 2016,
-      https://arxiv.org/abs/1606.04474
     """
 
     images: dict[str, jax.Array]
     labels: dict[str, jax.Array]
     num_classes: int = static()
-    hidden_sizes: tuple[int, ...] = static(default=(20,))
-    activation: str = static(default="sigmoid")
+    network: Network = static()
     batch_size: int = static(default=128)
-    init_scale: float | None = static(default=None)
     max_pixel: float = static(default=255.0)
 
     @classmethod
@@ -72,12 +59,13 @@ class ImageClassifier:
         splits: Mapping[str, tuple[Any, Any]],
         *,
         num_classes: int,
-        hidden_sizes: Sequence[int] = (20,),
-        activation: str = "sigmoid",
-        batch_size: int = 128,
+        network: str | Callable[..., Any] = "mlp",
+        hidden_sizes: Sequence[int] | None = None,
+        activation: str | None = None,
         init_scale: float | None = None,
+        batch_size: int = 128,
         max_pixel: float | None = None,
-    ) -> "ImageClassifier":
+    ) -> "Classifier":
         """Makes a task from arrays.
 
         Args:
@@ -85,50 +73,68 @@ class ImageClassifier:
             `"test"`. Images are uint8 or floating point `[n, …]`, labels integers `[n]` from 0 to
             num_classes − 1.
           num_classes: the number of classes.
-          hidden_sizes: the widths of the hidden layers; `()` is softmax regression.
-          activation: `"sigmoid"`, `"tanh"`, `"relu"` or `"gelu"`.
+          network: `"mlp"` (a multilayer perceptron, the optimizee of the paper's MNIST
+            experiments); for images `[n, height, width, channels]` also `"small_cnn"` (two strided
+            convolutions), `"all_cnn_c"` (Springenberg et al., 2015) or `"resnet_20"` (He et al.,
+            2016); or your own: a function `make(image_shape, num_classes, rngs)` that returns a
+            Flax NNX module from images `[batch, …]` to logits, with no state but parameters.
+          hidden_sizes: of `"mlp"`, the widths of the hidden layers, by default `(20,)`; `()` is
+            softmax regression.
+          activation: of `"mlp"`, `"sigmoid"` (the default), `"tanh"`, `"relu"`, `"gelu"`, `"elu"`
+            or `"silu"`.
+          init_scale: of `"mlp"`, the standard deviation of all starting parameters; by default
+            kernels start from N(0, 1/fan_in) and biases from zero. (The paper does not say; its
+            published code uses 0.01, which opens with a plateau.)
           batch_size: the number of examples in a minibatch.
-          init_scale: the standard deviation of the starting parameters, or None for LeCun's.
           max_pixel: what images are divided by; by default 255 for uint8 and 1 for floating point.
 
         Returns:
           The task, with its data on the default device.
 
         Raises:
-          ValueError: a choice is unknown or out of range, or the arrays do not fit together, are
-            empty, or hold NaN or infinite values.
+          ValueError: a choice is unknown, out of range or not one of that network; the arrays do
+            not fit together, are empty, or hold NaN or infinite values; or the network does not
+            give logits `[batch, num_classes]`.
 
         Example:
           >>> import jax, numpy as np
-          >>> from learned_opt.tasks import ImageClassifier
-          >>> images, labels = np.zeros((6, 4, 4), np.uint8), np.arange(6) % 3
-          >>> task = ImageClassifier.from_arrays(
-          ...     {"train": (images, labels)}, num_classes=3, hidden_sizes=(5,), batch_size=2
+          >>> from learned_opt.tasks import Classifier
+          >>> images, labels = np.zeros((6, 4, 4, 1), np.uint8), np.arange(6) % 3
+          >>> splits = {"train": (images, labels)}
+          >>> task = Classifier.from_arrays(
+          ...     splits, num_classes=3, hidden_sizes=(5,), batch_size=2
           ... )
           >>> params = task.init(jax.random.key(0), ())
           >>> params["dense_0"]["kernel"].shape, params["dense_1"]["kernel"].shape
           ((16, 5), (5, 3))
+          >>> task = Classifier.from_arrays(
+          ...     splits, num_classes=3, network="small_cnn", batch_size=2
+          ... )
+          >>> task.init(jax.random.key(0), ())["conv_0"]["kernel"].shape
+          (3, 3, 1, 16)
+
+        References:
+          Andrychowicz et al., Learning to learn by gradient descent by gradient descent, 2016,
+          https://arxiv.org/abs/1606.04474
         """
         num_classes = positive("num_classes", num_classes)
-        hidden_sizes = tuple(positive("hidden_sizes", size) for size in hidden_sizes)
-        if activation not in _ACTIVATIONS:
-            known = ", ".join(_ACTIVATIONS)
-            raise ValueError(f"unknown activation {activation!r}; known: {known}")
-        if init_scale is not None and not (init_scale >= 0 and math.isfinite(init_scale)):
-            raise ValueError(f"init_scale must be finite and not negative, got {init_scale}")
         arrays = check_splits(splits, num_classes)
         batch_size, max_pixel = check_batch(arrays, batch_size, max_pixel)
+        settings = {
+            "hidden_sizes": hidden_sizes,
+            "activation": activation,
+            "init_scale": init_scale,
+        }
+        images = arrays["train"][0]
+        made = _network(network, images.shape[1:], num_classes, settings)
+        example = jax.ShapeDtypeStruct((2, *images.shape[1:]), jnp.float32)
+        check_network(made, example, (2, num_classes))
         return cls(
-            images={
-                split: jnp.asarray(images.reshape(len(images), -1))
-                for split, (images, _) in arrays.items()
-            },
+            images={split: jnp.asarray(images) for split, (images, _) in arrays.items()},
             labels={split: jnp.asarray(labels) for split, (_, labels) in arrays.items()},
             num_classes=num_classes,
-            hidden_sizes=hidden_sizes,
-            activation=activation,
+            network=made,
             batch_size=batch_size,
-            init_scale=None if init_scale is None else float(init_scale),
             max_pixel=max_pixel,
         )
 
@@ -137,31 +143,28 @@ class ImageClassifier:
         del key
         return ()
 
-    def init(self, key: Key, instance: tuple[()]) -> MLPParams:
-        """Draws parameters, `{"dense_0": {"kernel": [in, out], "bias": [out]}, …}`."""
+    def init(self, key: Key, instance: tuple[()]) -> Params:
+        """Draws the network's starting parameters, a nested dict."""
         del instance
-        sizes = (self.images["train"].shape[1], *self.hidden_sizes, self.num_classes)
-        params = {}
-        for i, (num_in, num_out) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
-            key_kernel, key_bias = jax.random.split(jax.random.fold_in(key, i))
-            scale = 1 / math.sqrt(num_in) if self.init_scale is None else self.init_scale
-            bias_scale = 0.0 if self.init_scale is None else self.init_scale
-            params[f"dense_{i}"] = {
-                "kernel": scale * jax.random.normal(key_kernel, (num_in, num_out)),
-                "bias": bias_scale * jax.random.normal(key_bias, (num_out,)),
-            }
-        return params
+        return self.network.init(key)
 
-    def loss(self, params: MLPParams, instance: tuple[()], key: Key) -> Scalar:
-        """Returns the mean cross-entropy, in nats, of a training minibatch drawn by `key`."""
+    def loss(self, params: Params, instance: tuple[()], key: Key, split: str = "train") -> Scalar:
+        """Returns the mean cross-entropy, in nats, of a minibatch of a split, drawn by `key`.
+
+        Raises:
+          ValueError: the task has no such split.
+        """
         del instance
-        images, labels = self.images["train"], self.labels["train"]
+        datasets.check_split(split, tuple(self.images))
+        images, labels = self.images[split], self.labels[split]
         rows = jax.random.randint(key, (self.batch_size,), 0, len(labels))
         logits = self._logits(params, images[rows])
         return optax.softmax_cross_entropy_with_integer_labels(logits, labels[rows]).mean()
 
-    def evaluate(self, params: MLPParams, instance: tuple[()], split: str) -> Metrics:
+    def evaluate(self, params: Params, instance: tuple[()], split: str) -> Metrics:
         """Returns the mean cross-entropy and the accuracy over a whole split.
+
+        Batch normalization, where the network has any, uses the statistics of 1,000 examples.
 
         Args:
           params: parameters, as from `init`.
@@ -177,45 +180,80 @@ class ImageClassifier:
         del instance
         datasets.check_split(split, tuple(self.images))
 
-        def measure(example):
-            image, label = example
-            logits = self._logits(params, image)
-            loss = optax.softmax_cross_entropy_with_integer_labels(logits, label)
-            return {"loss": loss, "accuracy": (jnp.argmax(logits) == label).astype(loss.dtype)}
+        def measure(batch):
+            images, labels = batch
+            logits = self._logits(params, images)
+            losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+            hits = jnp.argmax(logits, axis=-1) == labels
+            return {"loss": losses, "accuracy": hits.astype(losses.dtype)}
 
         examples = (self.images[split], self.labels[split])
-        metrics = jax.lax.map(measure, examples, batch_size=_EVALUATION_BATCH)
-        return jax.tree.map(jnp.mean, metrics)
+        return jax.tree.map(jnp.mean, _in_batches(measure, examples, _EVALUATION_BATCH))
 
-    def _logits(self, params: MLPParams, images: jax.Array) -> jax.Array:
-        """Maps images `[..., pixels]` to logits `[..., num_classes]`."""
-        activate = _ACTIVATIONS[self.activation]
-        hidden = images.astype(params["dense_0"]["kernel"].dtype) / self.max_pixel
-        for i in range(len(self.hidden_sizes)):
-            layer = params[f"dense_{i}"]
-            hidden = activate(hidden @ layer["kernel"] + layer["bias"])
-        layer = params[f"dense_{len(self.hidden_sizes)}"]
-        return hidden @ layer["kernel"] + layer["bias"]
+    def _logits(self, params: Params, images: jax.Array) -> jax.Array:
+        dtype = jax.tree.leaves(params)[0].dtype
+        return self.network.apply(params, images.astype(dtype) / self.max_pixel)
+
+
+def _network(network, image_shape, num_classes, settings: dict[str, Any]) -> Network:
+    """The network of a name or of the user's function, for these images."""
+    given = {name: value for name, value in settings.items() if value is not None}
+    if network == "mlp":
+        sizes = given.pop("hidden_sizes", (20,))
+        sizes = tuple(positive("hidden_sizes", size) for size in sizes)
+        return Perceptron(math.prod(image_shape), num_classes, sizes, **given)
+    if given:
+        raise ValueError(f"{', '.join(given)} belong to network 'mlp', not to {network!r}")
+    if isinstance(network, str):
+        if network not in NETWORKS:
+            raise ValueError(
+                f"unknown network {network!r}; known: {', '.join(NETWORKS)}, or a function "
+                "make(image_shape, num_classes, rngs) that returns a Flax NNX module"
+            )
+        if len(image_shape) != 3:
+            raise ValueError(
+                f"images for {network!r} must be [n, height, width, channels], got [n, "
+                f"{', '.join(map(str, image_shape))}]"
+            )
+        from learned_opt.networks.images import IMAGE_NETWORKS  # Flax takes half a second to import
+
+        network = IMAGE_NETWORKS[network]
+    return FlaxNetwork(network, (tuple(image_shape), num_classes))
+
+
+def _in_batches(measure, examples, size: int):
+    """Maps `measure` over batches of examples, and over those that are left; joins the results."""
+    count = len(examples[0]) // size * size
+    whole = jax.tree.map(lambda x: x[:count].reshape(-1, size, *x.shape[1:]), examples)
+    parts = [jax.tree.map(jnp.concatenate, jax.lax.map(measure, whole))] if count else []
+    if count < len(examples[0]):
+        parts.append(measure(jax.tree.map(lambda x: x[count:], examples)))
+    return jax.tree.map(lambda *x: jnp.concatenate(x), *parts)
 
 
 def image_classifier(
     dataset: str = "digits",
     *,
-    hidden_sizes: Sequence[int] = (20,),
-    activation: str = "sigmoid",
-    batch_size: int = 128,
+    network: str | Callable[..., Any] = "mlp",
+    hidden_sizes: Sequence[int] | None = None,
+    activation: str | None = None,
     init_scale: float | None = None,
+    batch_size: int = 128,
     data_dir: str | os.PathLike[str] | None = None,
     valid_size: int | None = None,
-) -> ImageClassifier:
-    """Makes an `ImageClassifier` on a data set given by name.
+) -> Classifier:
+    """Makes a `Classifier` on a data set given by name.
 
     Args:
       dataset: `"digits"`, `"mnist"`, `"fashion_mnist"` or `"cifar10"`.
-      hidden_sizes: the widths of the hidden layers; `()` is softmax regression.
-      activation: `"sigmoid"`, `"tanh"`, `"relu"` or `"gelu"`.
+      network: `"mlp"`, `"small_cnn"`, `"all_cnn_c"`, `"resnet_20"` or your own, see
+        `Classifier.from_arrays`.
+      hidden_sizes: of `"mlp"`, the widths of the hidden layers, by default `(20,)`; `()` is softmax
+        regression.
+      activation: of `"mlp"`, `"sigmoid"` (the default), `"tanh"`, `"relu"`, `"gelu"`, `"elu"` or
+        `"silu"`.
+      init_scale: of `"mlp"`, the standard deviation of the starting parameters; LeCun's by default.
       batch_size: the number of examples in a minibatch.
-      init_scale: the standard deviation of the starting parameters, or None for LeCun's.
       data_dir: the folder of TFDS data sets; by default `TFDS_DATA_DIR`.
       valid_size: the number of examples cut from the training data for validation; by default
         5,000, and 360 of digits.
@@ -237,12 +275,13 @@ def image_classifier(
       ['accuracy', 'loss']
     """
     data = datasets.load_dataset(dataset, data_dir, valid_size=valid_size)
-    return ImageClassifier.from_arrays(
+    return Classifier.from_arrays(
         data.splits,
         num_classes=data.num_classes,
+        network=network,
         hidden_sizes=hidden_sizes,
         activation=activation,
-        batch_size=batch_size,
         init_scale=init_scale,
+        batch_size=batch_size,
         max_pixel=data.max_pixel,
     )

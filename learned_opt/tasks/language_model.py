@@ -1,56 +1,41 @@
 """Predicting the next character of a text."""
 
 import dataclasses
-import functools
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
-from learned_opt.networks.functional import functional
+from learned_opt.networks import FlaxNetwork, Network
 from learned_opt.tasks import datasets
-from learned_opt.tasks.checks import positive, static
+from learned_opt.tasks.checks import check_network, positive, static
 from learned_opt.types import Key, Metrics, Params, Scalar
 
 NETWORKS = ("lstm", "transformer")
 _EVALUATION_BATCH = 100
 
 
-@functools.lru_cache
-def _network(name: str, vocab_size: int, hidden_size: int, num_layers: int, length: int):
-    """`init(key) -> params` and `apply(params, characters) -> logits`."""
-    from learned_opt.networks import sequences  # Flax takes half a second to import
-
-    def make(rngs):
-        if name == "lstm":
-            return sequences.CharacterLSTM(vocab_size, hidden_size, num_layers, rngs=rngs)
-        return sequences.CharacterTransformer(
-            vocab_size, hidden_size, num_layers, length, rngs=rngs
-        )
-
-    return functional(make)
-
-
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class CharacterModel:
+class LanguageModel:
     """Mean cross-entropy of a network that predicts every next character of pieces of a text.
 
     f(θ) = −1/(B L) Σ_b Σ_t log softmax(z(x_{b,1..t}))[x_{b,t+1}], nats a character; the B pieces
     start anywhere in the training text, as the key given to `loss` says, and the network from a
     zero state.
 
-    Make one with `character_model` or `CharacterModel.from_text`.
+    Make one with `language_model` or `LanguageModel.from_text`.
 
     Attributes:
       text: split -> characters as numbers, int32 `[n]`.
       vocab_size: the number of characters there are.
-      network: 'lstm' or 'transformer'.
-      hidden_size: features of every layer.
-      num_layers: layers.
+      network: a `learned_opt.networks.Network` from characters `[batch, length]` to the logits of
+        the next ones, `[batch, length, vocab_size]`.
       length: L, characters in a piece.
       batch_size: B, pieces in a minibatch.
       evaluation_pieces: how many pieces, from the start of a split, to evaluate on.
@@ -58,9 +43,7 @@ class CharacterModel:
 
     text: dict[str, jax.Array]
     vocab_size: int = static()
-    network: str = static(default="lstm")
-    hidden_size: int = static(default=128)
-    num_layers: int = static(default=2)
+    network: Network = static()
     length: int = static(default=50)
     batch_size: int = static(default=50)
     evaluation_pieces: int = static(default=400)
@@ -70,47 +53,40 @@ class CharacterModel:
         cls,
         text: str,
         *,
-        network: str = "lstm",
-        hidden_size: int = 128,
-        num_layers: int = 2,
+        network: str | Callable[..., Any] = "lstm",
+        hidden_size: int | None = None,
+        num_layers: int | None = None,
         length: int = 50,
         batch_size: int = 50,
         evaluation_pieces: int = 400,
-    ) -> "CharacterModel":
+    ) -> "LanguageModel":
         """Makes a task from a text: its first 80 % train, the next 10 % validate, the rest tests.
 
         Args:
           text: the text.
-          network: 'lstm' or 'transformer'.
-          hidden_size: features of every layer; of a transformer a multiple of 32.
-          num_layers: layers.
+          network: 'lstm' or 'transformer'; or your own: a function
+            `make(vocab_size, length, rngs)` that returns a Flax NNX module from characters
+            `[batch, length]` to logits `[batch, length, vocab_size]`, with no state but parameters.
+          hidden_size: of a network by name, features of every layer, by default 128; of a
+            transformer a multiple of 32.
+          num_layers: of a network by name, layers, by default 2.
           length: characters in a piece.
           batch_size: pieces in a minibatch.
           evaluation_pieces: pieces to evaluate on, from the start of a split; fewer if it has
             fewer.
 
         Raises:
-          ValueError: an unknown network, a number below one, or a text too short for one piece a
-            split.
+          ValueError: an unknown network, a number below one, a text too short for one piece a
+            split, or a network that does not give such logits.
 
         Example:
-          >>> from learned_opt.tasks import CharacterModel
-          >>> task = CharacterModel.from_text("abcab" * 20, length=4, batch_size=2, hidden_size=8)
+          >>> from learned_opt.tasks import LanguageModel
+          >>> task = LanguageModel.from_text("abcab" * 20, length=4, batch_size=2, hidden_size=8)
           >>> task.vocab_size, len(task.text["train"]), len(task.text["test"])
           (3, 80, 10)
         """
-        if network not in NETWORKS:
-            raise ValueError(f"unknown network {network!r}; known: {', '.join(NETWORKS)}")
-        sizes = {
-            "hidden_size": hidden_size,
-            "num_layers": num_layers,
-            "length": length,
-            "batch_size": batch_size,
-            "evaluation_pieces": evaluation_pieces,
-        }
+        sizes = {"length": length, "batch_size": batch_size, "evaluation_pieces": evaluation_pieces}
         sizes = {name: positive(name, size) for name, size in sizes.items()}
-        if network == "transformer" and hidden_size % 32:
-            raise ValueError(f"hidden_size of a transformer must divide by 32, got {hidden_size}")
         characters, tokens = np.unique(list(text), return_inverse=True)
         cuts = [len(tokens) * 8 // 10, len(tokens) * 9 // 10]
         parts = np.split(tokens.astype(np.int32), cuts)
@@ -120,7 +96,10 @@ class CharacterModel:
                 f"{length + 1} (length + 1)"
             )
         splits = {s: jnp.asarray(p) for s, p in zip(datasets.SPLITS, parts, strict=True)}
-        return cls(splits, len(characters), network, **sizes)
+        made = _network(network, len(characters), length, hidden_size, num_layers)
+        example = jax.ShapeDtypeStruct((2, length), jnp.int32)
+        check_network(made, example, (2, length, len(characters)))
+        return cls(splits, len(characters), made, **sizes)
 
     def sample(self, key: Key) -> tuple[()]:
         """Returns `()`: there is one problem in this family."""
@@ -130,14 +109,19 @@ class CharacterModel:
     def init(self, key: Key, instance: tuple[()]) -> Params:
         """Draws the network's parameters, a nested dict."""
         del instance
-        return self._functions()[0](key)
+        return self.network.init(key)
 
-    def loss(self, params: Params, instance: tuple[()], key: Key) -> Scalar:
-        """Returns the mean cross-entropy, nats a character, of pieces drawn by `key`."""
+    def loss(self, params: Params, instance: tuple[()], key: Key, split: str = "train") -> Scalar:
+        """Returns the mean cross-entropy, nats a character, of pieces of a split drawn by `key`.
+
+        Raises:
+          ValueError: there is no such split.
+        """
         del instance
-        last = len(self.text["train"]) - self.length
+        datasets.check_split(split, tuple(self.text))
+        last = len(self.text[split]) - self.length
         starts = jax.random.randint(key, (self.batch_size,), 0, last)
-        losses, _ = self._measure(params, "train", starts)
+        losses, _ = self._measure(params, split, starts)
         return losses.mean()
 
     def evaluate(self, params: Params, instance: tuple[()], split: str) -> Metrics:
@@ -161,43 +145,62 @@ class CharacterModel:
 
         return jax.tree.map(jnp.mean, jax.lax.map(measure, starts, batch_size=size))
 
-    def _functions(self):
-        return _network(
-            self.network, self.vocab_size, self.hidden_size, self.num_layers, self.length
-        )
-
     def _measure(self, params: Params, split: str, starts: jax.Array):
         """Losses and hits `[pieces, length]` of the pieces that start at `starts`."""
         pieces = self.text[split][starts[:, None] + jnp.arange(self.length + 1)]
-        logits = self._functions()[1](params, pieces[:, :-1])
+        logits = self.network.apply(params, pieces[:, :-1])
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, pieces[:, 1:])
         return losses, jnp.argmax(logits, axis=-1) == pieces[:, 1:]
 
 
-def character_model(
+def _network(network, vocab_size, length, hidden_size, num_layers) -> Network:
+    """The network of a name or of the user's function."""
+    sizes = {"hidden_size": hidden_size, "num_layers": num_layers}
+    given = [name for name, size in sizes.items() if size is not None]
+    if not isinstance(network, str):
+        if given:
+            raise ValueError(f"{', '.join(given)} belong to a network by name, not to your own")
+        return FlaxNetwork(network, (vocab_size, length))
+    if network not in NETWORKS:
+        raise ValueError(
+            f"unknown network {network!r}; known: {', '.join(NETWORKS)}, or a function "
+            "make(vocab_size, length, rngs) that returns a Flax NNX module"
+        )
+    from learned_opt.networks import sequences  # Flax takes half a second to import
+
+    hidden_size = positive("hidden_size", 128 if hidden_size is None else hidden_size)
+    num_layers = positive("num_layers", 2 if num_layers is None else num_layers)
+    if network == "lstm":
+        return FlaxNetwork(sequences.CharacterLSTM, (vocab_size, hidden_size, num_layers))
+    return FlaxNetwork(
+        sequences.CharacterTransformer, (vocab_size, hidden_size, num_layers, length)
+    )
+
+
+def language_model(
     text_file: str | os.PathLike[str],
     *,
-    network: str = "lstm",
-    hidden_size: int = 128,
-    num_layers: int = 2,
+    network: str | Callable[..., Any] = "lstm",
+    hidden_size: int | None = None,
+    num_layers: int | None = None,
     length: int = 50,
     batch_size: int = 50,
     evaluation_pieces: int = 400,
-) -> CharacterModel:
-    """Makes a `CharacterModel` on a text file, UTF-8.
+) -> LanguageModel:
+    """Makes a `LanguageModel` on a text file, UTF-8.
 
     Args:
       text_file: the file.
-      network: 'lstm' or 'transformer'.
-      hidden_size: features of every layer.
-      num_layers: layers.
+      network: 'lstm', 'transformer' or your own, see `LanguageModel.from_text`.
+      hidden_size: of a network by name, features of every layer, by default 128.
+      num_layers: of a network by name, layers, by default 2.
       length: characters in a piece.
       batch_size: pieces in a minibatch.
       evaluation_pieces: pieces to evaluate on.
 
     Raises:
       FileNotFoundError: there is no such file.
-      ValueError: it is no UTF-8 text, or see `CharacterModel.from_text`.
+      ValueError: it is no UTF-8 text, or see `LanguageModel.from_text`.
     """
     path = Path(text_file)
     if not path.is_file():
@@ -208,7 +211,7 @@ def character_model(
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not UTF-8 text: {error}") from None
-    return CharacterModel.from_text(
+    return LanguageModel.from_text(
         text,
         network=network,
         hidden_size=hidden_size,

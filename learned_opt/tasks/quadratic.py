@@ -71,9 +71,16 @@ class Quadratic:
         scale = _INIT_SCALES[self.family] if self.init_scale is None else self.init_scale
         return scale * jax.random.normal(key, (self.num_dims,))
 
-    def loss(self, params: jax.Array, instance: dict[str, jax.Array], key: Key) -> Scalar:
-        """Returns f(params); the function is deterministic, so `key` plays no part."""
+    def loss(
+        self,
+        params: jax.Array,
+        instance: dict[str, jax.Array],
+        key: Key,
+        split: str = "train",
+    ) -> Scalar:
+        """Returns f(params), for every key and split: a function has no examples to draw."""
         del key
+        datasets.check_split(split)
         return _value(params, instance)
 
     def evaluate(self, params: jax.Array, instance: dict[str, jax.Array], split: str) -> Metrics:

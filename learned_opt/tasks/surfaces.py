@@ -131,9 +131,12 @@ class Surface:
         del key, instance
         return jnp.array(self.start)
 
-    def loss(self, params: jax.Array, instance: tuple[()], key: Key) -> Scalar:
-        """Returns f at params `[2]`; the function is deterministic, so `key` plays no part."""
+    def loss(
+        self, params: jax.Array, instance: tuple[()], key: Key, split: str = "train"
+    ) -> Scalar:
+        """Returns f at params `[2]`, for every key and split: there are no examples to draw."""
         del instance, key
+        datasets.check_split(split)
         return self.value(params[0], params[1])
 
     def evaluate(self, params: jax.Array, instance: tuple[()], split: str) -> Metrics:

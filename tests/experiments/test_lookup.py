@@ -149,7 +149,7 @@ def test_theta_and_text_next_to_the_config(folder):
     assert load_rule("theta.npz")[1].keys() == rule.init(None).keys()
     (folder / "text.txt").write_text("to be or not to be, " * 100)
     for text_file in ("text.txt", folder / "text.txt"):
-        task = make_task({"name": "character_model", "text_file": str(text_file)})
+        task = make_task({"name": "language_model", "text_file": str(text_file)})
         assert task.init(jax.random.key(0), ()) is not None
 
 

@@ -135,7 +135,7 @@ def test_killed_five_times_it_ends_with_the_same_table(tmp_path):
         ({"num_seeds": 0}, "num_seeds must be a whole number"),
         ({"lanes": 0, "num_devices": 2}, "set lanes, a multiple of num_devices"),
         ({"task": {"name": "quadratic"}}, "digits has no accuracy: set metric to 'loss'"),
-        ({"task": {"name": "character_model"}}, "needs text_file: --text_file"),
+        ({"task": {"name": "language_model"}}, "needs text_file: --text_file"),
         ({"workload": ""}, "workload must name the task"),
         ({"segments": 3}, r"segments \(3\) must divide num_steps \(20\)"),
         ({"metric": "accuracy"}, "metric must be 'error' or 'loss'"),

@@ -17,7 +17,7 @@ if num > 1:
     jax.distributed.initialize(address, num, index)
 from learned_opt.checkpoints import Checkpointer
 from learned_opt.meta_training import TruncatedBPTT, init_state, train
-from learned_opt.tasks import ImageClassifier
+from learned_opt.tasks import Classifier
 from learned_opt.update_rules import lstm
 assert jax.process_count() == num and jax.device_count() == num
 rule = lstm((4,), preprocess=None)
@@ -25,7 +25,7 @@ optimizer = optax.adam(1e-2)
 mesh = jax.make_mesh((num,), ("tasks",)) if num > 1 else None
 rng = np.random.default_rng(0)
 examples = rng.normal(size=(40, 6)).astype(np.float32), rng.integers(0, 3, 40)
-task = ImageClassifier.from_arrays(
+task = Classifier.from_arrays(
     {"train": examples}, num_classes=3, hidden_sizes=(2,), batch_size=4
 )
 estimator = TruncatedBPTT(

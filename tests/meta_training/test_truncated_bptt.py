@@ -11,7 +11,7 @@ import pytest
 from jax.flatten_util import ravel_pytree
 
 from learned_opt.meta_training import TruncatedBPTT, replay
-from learned_opt.tasks import ImageClassifier, Quadratic
+from learned_opt.tasks import Classifier, Quadratic
 from learned_opt.types import UpdateRule
 from learned_opt.update_rules import adam, adamw, lstm, momentum
 
@@ -21,9 +21,7 @@ KEY = jax.random.key(3)
 def classifier(num=40):
     rng = np.random.default_rng(0)
     data = rng.integers(0, 255, (num, 6), np.uint8), rng.integers(0, 3, num)
-    return ImageClassifier.from_arrays(
-        {"train": data}, num_classes=3, hidden_sizes=(5,), batch_size=8
-    )
+    return Classifier.from_arrays({"train": data}, num_classes=3, hidden_sizes=(5,), batch_size=8)
 
 
 def random_theta(rule, scale=0.3, seed=0):
@@ -237,9 +235,7 @@ def test_replay_fraction_is_unbiased_and_keeps_small_leaves_whole():
 def test_replay_fraction_averages_to_the_full_meta_gradient():
     rng = np.random.default_rng(0)
     data = rng.integers(0, 255, (40, 150), np.uint8), rng.integers(0, 3, 40)
-    task = ImageClassifier.from_arrays(
-        {"train": data}, num_classes=3, hidden_sizes=(10,), batch_size=8
-    )
+    task = Classifier.from_arrays({"train": data}, num_classes=3, hidden_sizes=(10,), batch_size=8)
     rule = RULES["lstm"]
     theta = random_theta(rule)
     settings = dict(task=task, rule=rule, num_tasks=1, unroll_length=3, horizon=3)

@@ -7,7 +7,7 @@ import pytest
 
 from learned_opt.studies import inclusion
 from learned_opt.studies.inclusion import INCLUSIONS
-from learned_opt.tasks import ImageClassifier, Quadratic
+from learned_opt.tasks import Classifier, Quadratic
 from learned_opt.update_rules import hierarchy
 
 KEY = jax.random.key(5)
@@ -33,7 +33,7 @@ def network():
     rng = np.random.default_rng(0)
     images = rng.normal(size=(60, 5))
     labels = (images[:, 0] > 0).astype(int) + (images[:, 1] > 0)
-    return ImageClassifier.from_arrays(
+    return Classifier.from_arrays(
         {"train": (images, labels)}, num_classes=3, hidden_sizes=(6,), batch_size=16
     )
 

@@ -14,7 +14,7 @@ from learned_opt import studies
 from learned_opt.studies import run_lanes, run_study
 from learned_opt.studies.spaces import SearchSpace
 from learned_opt.studies.trials import TrialStore, read_trials, scores
-from learned_opt.tasks import ImageClassifier, Quadratic
+from learned_opt.tasks import Classifier, Quadratic
 from learned_opt.unroll import init_inner
 from learned_opt.update_rules import hand_designed, hierarchy, lstm
 
@@ -28,7 +28,7 @@ def task():
     images, labels = rng.normal(size=(90, 6)), rng.integers(0, 3, 90)
     cuts = {"train": slice(60), "valid": slice(60, 80), "test": slice(80, 90)}
     splits = {name: (images[cut], labels[cut]) for name, cut in cuts.items()}
-    return ImageClassifier.from_arrays(splits, num_classes=3, hidden_sizes=(5,), batch_size=8)
+    return Classifier.from_arrays(splits, num_classes=3, hidden_sizes=(5,), batch_size=8)
 
 
 def by_loop(tx, task, key):
@@ -369,7 +369,7 @@ def test_the_store_reads_what_others_write(tmp_path):
 
 def test_default_lanes_follow_from_memory(task):
     small = studies.default_lanes(hierarchy.adam(), task)
-    large = ImageClassifier.from_arrays(
+    large = Classifier.from_arrays(
         {"train": (np.zeros((8, 300)), np.arange(8) % 3)},
         num_classes=3,
         hidden_sizes=(2000,),

@@ -10,12 +10,10 @@ import pytest
 from flax import linen, nnx
 
 from learned_opt.tasks import (
-    CharacterModel,
-    ConvClassifier,
-    ImageClassifier,
+    Classifier,
+    LanguageModel,
     Quadratic,
     Surface,
-    conv_classifier,
     from_flax,
     image_classifier,
 )
@@ -28,7 +26,7 @@ def _from_arrays():
         split: (rng.normal(size=(n, 3, 2)), rng.integers(0, 3, n))
         for split, n in {"train": 12, "valid": 5, "test": 4}.items()
     }
-    return ImageClassifier.from_arrays(
+    return Classifier.from_arrays(
         splits, num_classes=3, hidden_sizes=(4, 5), activation="gelu", batch_size=7
     )
 
@@ -39,12 +37,12 @@ def _conv_net(network):
         split: (rng.integers(0, 256, (n, 8, 8, 3), np.uint8), rng.integers(0, 3, n))
         for split, n in {"train": 12, "valid": 5, "test": 4}.items()
     }
-    return ConvClassifier.from_arrays(splits, num_classes=3, network=network, batch_size=4)
+    return Classifier.from_arrays(splits, num_classes=3, network=network, batch_size=4)
 
 
 def _characters(network, hidden_size):
     text = "".join(np.random.default_rng(0).choice(list("abcdef "), 300))
-    return CharacterModel.from_text(
+    return LanguageModel.from_text(
         text, network=network, hidden_size=hidden_size, length=6, batch_size=4
     )
 
@@ -71,7 +69,7 @@ TASKS = {
     "image_classifier_digits": image_classifier,
     "image_classifier_arrays": _from_arrays,
     "surface": Surface,
-    "conv_classifier_digits": conv_classifier,
+    "small_cnn_digits": lambda: image_classifier(network="small_cnn"),
     "all_cnn_c": lambda: _conv_net("all_cnn_c"),
     "resnet_20": lambda: _conv_net("resnet_20"),
     "character_lstm": lambda: _characters("lstm", 5),
@@ -83,11 +81,7 @@ TASKS = {
 FIXED_START = {"surface", "flax_nnx_instance"}
 WHOLE = {"quadratic_uniform", "quadratic_gaussian", "surface"}  # no minibatches
 
-
-LARGE = {
-    "all_cnn_c",
-    "resnet_20",
-}  # slow to compile; a fast test of them is in test_conv_classifier
+LARGE = {"all_cnn_c", "resnet_20"}  # slow to compile; a fast test of them is in test_conv_nets
 
 
 @pytest.fixture(
@@ -200,6 +194,20 @@ def test_vmap_over_keys_equals_a_loop(task):
     losses = jax.jit(jax.vmap(lambda *problem: task.loss(*problem)))(*mapped)
     looped = [_loss_and_grads(task, *problem)[0] for problem in problems]
     np.testing.assert_allclose(losses, jnp.stack(looped), rtol=1e-5)
+
+
+def test_the_loss_on_a_split(name_and_task):
+    name, task = name_and_task
+    params, instance, key = _problem(task)
+    losses = [
+        jax.jit(lambda task, *args, s=split: task.loss(*args, s))(task, params, instance, key)
+        for split in ("train", "valid")
+    ]
+    np.testing.assert_array_equal(losses[0], _loss_and_grads(task, params, instance, key)[0])
+    assert losses[1].shape == () and jnp.isfinite(losses[1])
+    assert (losses[0] == losses[1]) == (name in WHOLE)
+    with pytest.raises(ValueError, match="unknown split 'testing'; known: train, valid, test"):
+        task.loss(params, instance, key, split="testing")
 
 
 @pytest.mark.parametrize("split", ["train", "valid", "test"])

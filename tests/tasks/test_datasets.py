@@ -85,7 +85,7 @@ def test_finds_the_folder_by_argument_then_environment(tiny_mnist, monkeypatch, 
     monkeypatch.setenv("TFDS_DATA_DIR", str(tiny_mnist.data_dir))
     assert datasets.prepare_dataset("mnist") == tiny_mnist.folder
     task = image_classifier("mnist", valid_size=5, batch_size=25)
-    assert task.images["train"].shape == (25, 784)
+    assert task.images["train"].shape == (25, 28, 28, 1)
     _without_tensorflow(monkeypatch)
     with pytest.raises(FileNotFoundError, match="is not in .*elsewhere"):
         datasets.load_dataset("mnist", tmp_path / "elsewhere")

@@ -4,8 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
-from learned_opt.tasks import CharacterModel, character_model
+from learned_opt.tasks import LanguageModel, language_model
 
 TEXT = "".join(np.random.default_rng(0).choice(list("abcde \n"), 400))
 
@@ -37,7 +38,7 @@ def lstm_losses(params, text, piece_length, vocab_size, count):
 
 
 def test_the_lstm_in_numpy():
-    task = CharacterModel.from_text(TEXT, hidden_size=5, length=6, batch_size=3)
+    task = LanguageModel.from_text(TEXT, hidden_size=5, length=6, batch_size=3)
     params = task.init(jax.random.key(0), ())
     plain = jax.tree.map(np.asarray, params)
     text = np.asarray(task.text["valid"])
@@ -48,7 +49,7 @@ def test_the_lstm_in_numpy():
 
 
 def test_the_splits_are_the_text_in_order():
-    task = CharacterModel.from_text(TEXT, length=6, batch_size=3)
+    task = LanguageModel.from_text(TEXT, length=6, batch_size=3)
     letters = sorted(set(TEXT))
     joined = "".join(letters[i] for s in ("train", "valid", "test") for i in task.text[s])
     assert joined == TEXT
@@ -56,7 +57,7 @@ def test_the_splits_are_the_text_in_order():
 
 
 def test_the_minibatch_is_of_pieces_of_the_training_text():
-    task = CharacterModel.from_text(TEXT, hidden_size=5, length=6, batch_size=1)
+    task = LanguageModel.from_text(TEXT, hidden_size=5, length=6, batch_size=1)
     params = task.init(jax.random.key(0), ())
     plain = jax.tree.map(np.asarray, params)
     text = np.asarray(task.text["train"])
@@ -67,9 +68,9 @@ def test_the_minibatch_is_of_pieces_of_the_training_text():
 
 
 def test_the_transformer_sees_no_later_character():
-    task = CharacterModel.from_text(TEXT, network="transformer", hidden_size=32, length=6)
+    task = LanguageModel.from_text(TEXT, network="transformer", hidden_size=32, length=6)
     params = task.init(jax.random.key(0), ())
-    _, apply = task._functions()
+    apply = task.network.apply
     characters = jnp.asarray([[0, 1, 2, 3, 4, 5]])
     changed = characters.at[0, 3].set(0)
     before, after = apply(params, characters), apply(params, changed)
@@ -79,21 +80,42 @@ def test_the_transformer_sees_no_later_character():
 
 def test_bad_input_is_refused(tmp_path):
     with pytest.raises(ValueError, match="unknown network 'gru'; known: lstm, transformer"):
-        CharacterModel.from_text(TEXT, network="gru")
+        LanguageModel.from_text(TEXT, network="gru", length=6)
+    with pytest.raises(ValueError, match="num_layers belong to a network by name"):
+        LanguageModel.from_text(TEXT, network=Bigram, num_layers=1, length=6)
     with pytest.raises(ValueError, match="400 characters is too short: each tenth must hold 51"):
-        CharacterModel.from_text(TEXT)
+        LanguageModel.from_text(TEXT)
     with pytest.raises(ValueError, match="must divide by 32, got 40"):
-        CharacterModel.from_text(TEXT, network="transformer", hidden_size=40, length=6)
+        LanguageModel.from_text(TEXT, network="transformer", hidden_size=40, length=6)
     with pytest.raises(ValueError, match="batch_size must be positive, got 0"):
-        CharacterModel.from_text(TEXT, batch_size=0)
+        LanguageModel.from_text(TEXT, batch_size=0)
     with pytest.raises(FileNotFoundError, match="there is no text file .*war.txt"):
-        character_model(tmp_path / "war.txt")
+        language_model(tmp_path / "war.txt")
     (tmp_path / "war.txt").write_bytes(b"\xff\xfe\xfa")
     with pytest.raises(ValueError, match="is not UTF-8 text"):
-        character_model(tmp_path / "war.txt")
+        language_model(tmp_path / "war.txt")
+
+
+class Bigram(nnx.Module):
+    def __init__(self, vocab_size, length, rngs):
+        self.table = nnx.Param(jax.random.normal(rngs.params(), (vocab_size, vocab_size)))
+
+    def __call__(self, characters):
+        return self.table[...][characters]
+
+
+def test_a_network_of_the_user_s_own():
+    task = LanguageModel.from_text(TEXT, network=Bigram, length=6, batch_size=3)
+    params = task.init(jax.random.key(0), ())
+    table, text = np.asarray(params["table"]), np.asarray(task.text["valid"])
+    losses = [
+        np.log(np.exp(table[now]).sum()) - table[now, following]
+        for now, following in zip(text[:36], text[1:37], strict=True)
+    ]
+    np.testing.assert_allclose(task.evaluate(params, (), "valid")["loss"], np.mean(losses), 1e-5)
 
 
 def test_a_byte_order_mark_is_no_character(tmp_path):
     (tmp_path / "war.txt").write_bytes(b"\xef\xbb\xbf" + TEXT.encode())
-    task = character_model(tmp_path / "war.txt", length=6)
+    task = language_model(tmp_path / "war.txt", length=6)
     assert task.vocab_size == len(set(TEXT))

@@ -19,7 +19,7 @@ def get_config() -> ConfigDict:
             "seed": 0,
             "workload": "all_cnn_c_cifar10",
             "task": {
-                "name": "conv_classifier",
+                "name": "image_classifier",
                 "dataset": "cifar10",
                 "network": "all_cnn_c",
                 "batch_size": 128,

@@ -18,7 +18,7 @@ def get_config() -> ConfigDict:
         {
             "seed": 0,
             "workload": "char_lstm",
-            "task": {"name": "character_model", "network": "lstm"},
+            "task": {"name": "language_model", "network": "lstm"},
             "rules": ("sgd", "momentum", "nesterov", "rmsprop", "adam", "nadam", "lstm_mnist"),
             "spaces": "experiments/spaces/char_lstm",
             "levels": ("initial",),

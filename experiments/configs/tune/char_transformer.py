@@ -20,7 +20,7 @@ def get_config() -> ConfigDict:
             "seed": 0,
             "workload": "char_transformer",
             "task": {
-                "name": "character_model",
+                "name": "language_model",
                 "network": "transformer",
                 "hidden_size": 64,
                 "num_layers": 2,

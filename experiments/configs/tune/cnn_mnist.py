@@ -20,7 +20,7 @@ def get_config() -> ConfigDict:
             "seed": 0,
             "workload": "cnn_mnist",
             "task": {
-                "name": "conv_classifier",
+                "name": "image_classifier",
                 "dataset": "mnist",
                 "network": "small_cnn",
                 "batch_size": 64,

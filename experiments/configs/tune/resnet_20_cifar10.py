@@ -19,7 +19,7 @@ def get_config() -> ConfigDict:
             "seed": 0,
             "workload": "resnet_20_cifar10",
             "task": {
-                "name": "conv_classifier",
+                "name": "image_classifier",
                 "dataset": "cifar10",
                 "network": "resnet_20",
                 "batch_size": 128,

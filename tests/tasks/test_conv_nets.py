@@ -1,13 +1,14 @@
-"""Convolutional tasks: sizes of the published networks, arithmetic in NumPy, and bad input."""
+"""Conv nets: sizes of the published networks, arithmetic in NumPy, meta-training, and bad input."""
 
-import sys
-
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from learned_opt.tasks import ConvClassifier, conv_classifier
+from learned_opt.meta_training import TruncatedBPTT
+from learned_opt.tasks import Classifier, image_classifier
+from learned_opt.update_rules import lstm
 
 
 def splits(shape=(8, 8, 3), **counts):
@@ -19,8 +20,12 @@ def splits(shape=(8, 8, 3), **counts):
     }
 
 
+def conv_net(splits, network="small_cnn", **settings):
+    return Classifier.from_arrays(splits, num_classes=10, network=network, **settings)
+
+
 def num_parameters(network, shape):
-    task = ConvClassifier.from_arrays(splits(shape), num_classes=10, network=network, batch_size=2)
+    task = conv_net(splits(shape), network=network, batch_size=2)
     params = jax.eval_shape(lambda key: task.init(key, ()), jax.random.key(0))
     return sum(x.size for x in jax.tree.leaves(params))
 
@@ -69,7 +74,7 @@ def correlate(image, kernel, stride):
 
 def test_the_small_network_in_numpy():
     data = splits((7, 6, 2), train=3)
-    task = ConvClassifier.from_arrays(data, num_classes=10, batch_size=1)
+    task = conv_net(data, batch_size=1)
     params = task.init(jax.random.key(1), ())
     p = jax.tree.map(np.asarray, params)
     losses, hits = [], []
@@ -87,17 +92,6 @@ def test_the_small_network_in_numpy():
     assert np.isclose(task.loss(params, (), jax.random.key(0)), losses, rtol=1e-5).any()
 
 
-def test_evaluation_in_parts_covers_every_example(monkeypatch):
-    module = sys.modules["learned_opt.tasks.conv_classifier"]
-    task = ConvClassifier.from_arrays(splits(), num_classes=10, batch_size=1)
-    params = task.init(jax.random.key(1), ())
-    whole = task.evaluate(params, (), "train")
-    monkeypatch.setattr(module, "_EVALUATION_BATCH", 5)
-    parts = task.evaluate(params, (), "train")
-    np.testing.assert_allclose(parts["loss"], whole["loss"], rtol=1e-6)
-    np.testing.assert_allclose(parts["accuracy"], whole["accuracy"])
-
-
 def test_batch_norm_by_the_batch_at_hand():
     from learned_opt.networks.images import BatchNorm
 
@@ -108,10 +102,39 @@ def test_batch_norm_by_the_batch_at_hand():
     np.testing.assert_allclose(found, expected, atol=1e-4)
 
 
+def test_evaluation_normalizes_by_a_thousand_examples_and_those_that_are_left():
+    data = splits((4, 4, 1), train=2050)
+    task = conv_net(data, "resnet_20", batch_size=1)
+    params = task.init(jax.random.key(1), ())
+    apply = jax.jit(lambda params, x: task.network.apply(params, x))
+    images, labels = data["train"]
+    parts = np.split(images.astype(np.float32) / 255, [1000, 2000])
+    z = np.concatenate([apply(params, part) for part in parts]).astype(np.float64)
+    losses = np.log(np.exp(z).sum(axis=1)) - z[np.arange(len(z)), labels]
+    found = jax.jit(lambda task, params: task.evaluate(params, (), "train"))(task, params)
+    np.testing.assert_allclose(found["loss"], losses.mean(), rtol=1e-5)
+    np.testing.assert_allclose(found["accuracy"], (z.argmax(axis=1) == labels).mean(), rtol=1e-3)
+
+
+def test_a_conv_net_is_meta_trained():
+    rule = lstm((4,))
+    task = conv_net(splits((6, 6, 1), train=12), batch_size=4)
+    settings = dict(num_tasks=2, unroll_length=2, horizon=4)
+    theta, key = rule.init(jax.random.key(0)), jax.random.key(1)
+    estimates = []
+    for mapping in ("map", "vmap"):
+        estimator = TruncatedBPTT(task=task, rule=rule, mapping=mapping, **settings)
+        state = estimator.init(key, theta)
+        estimate = jax.jit(lambda e, *args: e.estimate(*args)[0])
+        estimates.append(estimate(estimator, key, theta, state))
+    chex.assert_trees_all_close(*estimates, rtol=1e-3, atol=1e-5)
+    assert max(jnp.abs(leaf).max() for leaf in jax.tree.leaves(estimates[0])) > 1e-3
+
+
 @pytest.mark.parametrize("network", ["all_cnn_c", "resnet_20"])
 def test_a_step_of_the_large_networks_lowers_the_loss(network):
     data = splits((8, 8, 3), train=4)
-    task = ConvClassifier.from_arrays(data, num_classes=10, network=network, batch_size=4)
+    task = conv_net(data, network=network, batch_size=4)
     params = task.init(jax.random.key(0), ())
 
     @jax.jit
@@ -127,12 +150,12 @@ def test_a_step_of_the_large_networks_lowers_the_loss(network):
 
 
 def test_bad_input_is_refused():
-    with pytest.raises(ValueError, match="unknown network 'vgg'; known: small_cnn"):
-        conv_classifier(network="vgg")
+    with pytest.raises(ValueError, match="unknown network 'vgg'; known: mlp, small_cnn"):
+        image_classifier(network="vgg")
     with pytest.raises(ValueError, match="batch_size 13 is larger than the 12"):
-        ConvClassifier.from_arrays(splits(), num_classes=10, batch_size=13)
-    with pytest.raises(ValueError, match=r"images must be \[n, height, width, channels\]"):
-        ConvClassifier.from_arrays(splits((8, 8)), num_classes=10, batch_size=1)
+        conv_net(splits(), batch_size=13)
+    with pytest.raises(ValueError, match=r"images for 'small_cnn' must be \[n, height, width"):
+        conv_net(splits((8, 8)), batch_size=1)
     with pytest.raises(ValueError, match="unknown split 'test'"):
-        task = ConvClassifier.from_arrays(splits(), num_classes=10, batch_size=1)
+        task = conv_net(splits(), batch_size=1)
         task.evaluate(task.init(jax.random.key(0), ()), (), "test")
