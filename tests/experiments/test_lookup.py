@@ -14,9 +14,9 @@ import pytest
 from experiments import compare, tune
 from experiments.common import lookup
 from experiments.common.build import load_rule, make_rule, make_task
-from learned_opt.checkpoints import save_theta
 from learned_opt.pretrained import load_pretrained
 from learned_opt.tasks import Quadratic
+from learned_opt.theta_files import save_theta
 
 ROOT = Path(__file__).parents[2]
 MODULE = """

@@ -55,7 +55,7 @@ def test_variants_share_the_data():
     base = make_task(make_config().task)
     other = transfer.variant(base, {"hidden_sizes": (7, 5), "activation": "relu"})
     np.testing.assert_array_equal(other.images["train"], base.images["train"])
-    assert (other.hidden_sizes, other.activation) == ((7, 5), "relu")
+    assert (other.network.hidden_sizes, other.network.activation) == ((7, 5), "relu")
     assert (other.batch_size, other.max_pixel) == (8, base.max_pixel)
     np.testing.assert_array_equal(other.labels["valid"], base.labels["valid"])
 
