@@ -12,27 +12,21 @@ Expected: not run yet.
 
 from ml_collections import ConfigDict
 
+from experiments.common.study_config import TUNED, study_config
+
 
 def get_config() -> ConfigDict:
-    return ConfigDict(
+    return study_config(
+        "all_cnn_c_cifar10",
         {
-            "seed": 0,
-            "workload": "all_cnn_c_cifar10",
-            "task": {
-                "name": "image_classifier",
-                "dataset": "cifar10",
-                "network": "all_cnn_c",
-                "batch_size": 128,
-            },
-            "rules": ("sgd", "momentum", "nesterov", "rmsprop", "adam", "nadam"),
-            "spaces": "experiments/spaces/all_cnn_c_cifar10",
-            "levels": ("initial",),
-            "num_trials": 100,
-            "num_steps": 20000,
-            "num_seeds": 1,
-            "segments": 10,
-            "lanes": 8,
-            "metric": "error",
-            "winner_seeds": 10,
-        }
+            "batch_size": 128,
+            "dataset": "cifar10",
+            "name": "image_classifier",
+            "network": "all_cnn_c",
+        },
+        lanes=8,
+        levels=("initial",),
+        num_steps=20000,
+        num_trials=100,
+        rules=TUNED,
     )

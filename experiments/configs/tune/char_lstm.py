@@ -13,22 +13,16 @@ Nesterov 3.03, RMSProp 2.86, Adam 2.94, NAdam 3.08, the learned rule 2.60, untun
 
 from ml_collections import ConfigDict
 
+from experiments.common.study_config import study_config
+
 
 def get_config() -> ConfigDict:
-    return ConfigDict(
-        {
-            "seed": 0,
-            "workload": "char_lstm",
-            "task": {"name": "language_model", "network": "lstm"},
-            "rules": ("sgd", "momentum", "nesterov", "rmsprop", "adam", "nadam", "lstm_mnist"),
-            "spaces": "experiments/spaces/char_lstm",
-            "levels": ("initial",),
-            "num_trials": 50,
-            "num_steps": 100,
-            "num_seeds": 1,
-            "segments": 5,
-            "lanes": 5,
-            "metric": "loss",
-            "winner_seeds": 10,
-        }
+    return study_config(
+        "char_lstm",
+        {"name": "language_model", "network": "lstm"},
+        lanes=5,
+        levels=("initial",),
+        metric="loss",
+        num_steps=100,
+        segments=5,
     )

@@ -12,22 +12,17 @@ Expected: not run yet.
 
 from ml_collections import ConfigDict
 
+from experiments.common.study_config import study_config
+
 
 def get_config() -> ConfigDict:
-    return ConfigDict(
-        {
-            "seed": 0,
-            "workload": "char_lstm",
-            "task": {"name": "language_model", "network": "lstm"},
-            "rules": ("sgd", "momentum", "nesterov", "rmsprop", "adam", "nadam", "lstm_mnist"),
-            "spaces": "experiments/spaces/char_lstm",
-            "levels": ("initial",),
-            "num_trials": 500,
-            "num_steps": 200000,
-            "num_seeds": 1,
-            "segments": 10,
-            "lanes": 50,
-            "metric": "loss",
-            "winner_seeds": 100,
-        }
+    return study_config(
+        "char_lstm",
+        {"name": "language_model", "network": "lstm"},
+        lanes=50,
+        levels=("initial",),
+        metric="loss",
+        num_steps=200000,
+        num_trials=500,
+        winner_seeds=100,
     )

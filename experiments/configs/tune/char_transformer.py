@@ -13,27 +13,16 @@ Nesterov 2.64, RMSProp 2.54, Adam 2.57, NAdam 2.62, the learned rule 44: it fail
 
 from ml_collections import ConfigDict
 
+from experiments.common.study_config import study_config
+
 
 def get_config() -> ConfigDict:
-    return ConfigDict(
-        {
-            "seed": 0,
-            "workload": "char_transformer",
-            "task": {
-                "name": "language_model",
-                "network": "transformer",
-                "hidden_size": 64,
-                "num_layers": 2,
-            },
-            "rules": ("sgd", "momentum", "nesterov", "rmsprop", "adam", "nadam", "lstm_mnist"),
-            "spaces": "experiments/spaces/char_transformer",
-            "levels": ("initial",),
-            "num_trials": 50,
-            "num_steps": 100,
-            "num_seeds": 1,
-            "segments": 5,
-            "lanes": 5,
-            "metric": "loss",
-            "winner_seeds": 10,
-        }
+    return study_config(
+        "char_transformer",
+        {"hidden_size": 64, "name": "language_model", "network": "transformer", "num_layers": 2},
+        lanes=5,
+        levels=("initial",),
+        metric="loss",
+        num_steps=100,
+        segments=5,
     )

@@ -13,27 +13,19 @@ Expected: test errors of the winners in the final spaces, %: SGD 18.2, Momentum 
 
 from ml_collections import ConfigDict
 
+from experiments.common.study_config import study_config
+
 
 def get_config() -> ConfigDict:
-    return ConfigDict(
+    return study_config(
+        "cnn_fashion_mnist",
         {
-            "seed": 0,
-            "workload": "cnn_fashion_mnist",
-            "task": {
-                "name": "image_classifier",
-                "dataset": "fashion_mnist",
-                "network": "small_cnn",
-                "batch_size": 64,
-            },
-            "rules": ("sgd", "momentum", "nesterov", "rmsprop", "adam", "nadam", "lstm_mnist"),
-            "spaces": "experiments/spaces/cnn_fashion_mnist",
-            "levels": ("final",),
-            "num_trials": 50,
-            "num_steps": 300,
-            "num_seeds": 1,
-            "segments": 5,
-            "lanes": 10,
-            "metric": "error",
-            "winner_seeds": 10,
-        }
+            "batch_size": 64,
+            "dataset": "fashion_mnist",
+            "name": "image_classifier",
+            "network": "small_cnn",
+        },
+        lanes=10,
+        num_steps=300,
+        segments=5,
     )

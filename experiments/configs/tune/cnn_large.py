@@ -12,27 +12,20 @@ Expected: not run yet.
 
 from ml_collections import ConfigDict
 
+from experiments.common.study_config import study_config
+
 
 def get_config() -> ConfigDict:
-    return ConfigDict(
+    return study_config(
+        "cnn_fashion_mnist",
         {
-            "seed": 0,
-            "workload": "cnn_fashion_mnist",
-            "task": {
-                "name": "image_classifier",
-                "dataset": "fashion_mnist",
-                "network": "small_cnn",
-                "batch_size": 256,
-            },
-            "rules": ("sgd", "momentum", "nesterov", "rmsprop", "adam", "nadam", "lstm_mnist"),
-            "spaces": "experiments/spaces/cnn_fashion_mnist",
-            "levels": ("final",),
-            "num_trials": 500,
-            "num_steps": 10000,
-            "num_seeds": 1,
-            "segments": 10,
-            "lanes": 50,
-            "metric": "error",
-            "winner_seeds": 100,
-        }
+            "batch_size": 256,
+            "dataset": "fashion_mnist",
+            "name": "image_classifier",
+            "network": "small_cnn",
+        },
+        lanes=50,
+        num_steps=10000,
+        num_trials=500,
+        winner_seeds=100,
     )

@@ -13,27 +13,15 @@ Expected: test errors of the winners, %: SGD 4.5, RMSProp 3.3, Adam 3.0, NAdam 3
 
 from ml_collections import ConfigDict
 
+from experiments.common.study_config import study_config
+
 
 def get_config() -> ConfigDict:
-    return ConfigDict(
-        {
-            "seed": 0,
-            "workload": "cnn_mnist",
-            "task": {
-                "name": "image_classifier",
-                "dataset": "mnist",
-                "network": "small_cnn",
-                "batch_size": 64,
-            },
-            "rules": ("sgd", "momentum", "nesterov", "rmsprop", "adam", "nadam", "lstm_mnist"),
-            "spaces": "experiments/spaces/cnn_mnist",
-            "levels": ("initial",),
-            "num_trials": 50,
-            "num_steps": 300,
-            "num_seeds": 1,
-            "segments": 5,
-            "lanes": 10,
-            "metric": "error",
-            "winner_seeds": 10,
-        }
+    return study_config(
+        "cnn_mnist",
+        {"batch_size": 64, "dataset": "mnist", "name": "image_classifier", "network": "small_cnn"},
+        lanes=10,
+        levels=("initial",),
+        num_steps=300,
+        segments=5,
     )

@@ -14,33 +14,21 @@ RMSProp 2.8 (2.5 in another run, where another of its trials won), Adam 2.7, NAd
 
 from ml_collections import ConfigDict
 
+from experiments.common.study_config import study_config
+
 
 def get_config() -> ConfigDict:
-    return ConfigDict(
+    return study_config(
+        "mlp_digits",
         {
-            "seed": 0,
-            "workload": "mlp_digits",
-            "task": {
-                "name": "image_classifier",
-                "dataset": "digits",
-                "hidden_sizes": (32,),
-                "activation": "relu",
-                "batch_size": 64,
-            },
-            "rules": ("sgd", "momentum", "nesterov", "rmsprop", "adam", "nadam", "lstm_mnist"),
-            "spaces": "experiments/spaces/mlp_digits",
-            "levels": (
-                "learning_rate",
-                "momentum",
-                "eps",
-                "final",
-            ),
-            "num_trials": 50,
-            "num_steps": 500,
-            "num_seeds": 4,
-            "segments": 10,
-            "lanes": 50,
-            "metric": "error",
-            "winner_seeds": 10,
-        }
+            "activation": "relu",
+            "batch_size": 64,
+            "dataset": "digits",
+            "hidden_sizes": (32,),
+            "name": "image_classifier",
+        },
+        lanes=50,
+        levels=("learning_rate", "momentum", "eps", "final"),
+        num_seeds=4,
+        num_steps=500,
     )

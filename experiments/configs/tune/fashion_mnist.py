@@ -13,28 +13,19 @@ RMSProp 12.9, Adam 13.9, NAdam 13.3, the learned rule 33.
 
 from ml_collections import ConfigDict
 
+from experiments.common.study_config import study_config
+
 
 def get_config() -> ConfigDict:
-    return ConfigDict(
+    return study_config(
+        "mlp_fashion_mnist",
         {
-            "seed": 0,
-            "workload": "mlp_fashion_mnist",
-            "task": {
-                "name": "image_classifier",
-                "dataset": "fashion_mnist",
-                "hidden_sizes": (100,),
-                "activation": "relu",
-                "batch_size": 128,
-            },
-            "rules": ("sgd", "momentum", "nesterov", "rmsprop", "adam", "nadam", "lstm_mnist"),
-            "spaces": "experiments/spaces/mlp_fashion_mnist",
-            "levels": ("final",),
-            "num_trials": 50,
-            "num_steps": 1000,
-            "num_seeds": 1,
-            "segments": 10,
-            "lanes": 10,
-            "metric": "error",
-            "winner_seeds": 10,
-        }
+            "activation": "relu",
+            "batch_size": 128,
+            "dataset": "fashion_mnist",
+            "hidden_sizes": (100,),
+            "name": "image_classifier",
+        },
+        lanes=10,
+        num_steps=1000,
     )

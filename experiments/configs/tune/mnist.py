@@ -13,33 +13,20 @@ RMSProp 7.4, Adam 8.5, NAdam 7.8, the learned rule 6.8.
 
 from ml_collections import ConfigDict
 
+from experiments.common.study_config import study_config
+
 
 def get_config() -> ConfigDict:
-    return ConfigDict(
+    return study_config(
+        "mlp_mnist",
         {
-            "seed": 0,
-            "workload": "mlp_mnist",
-            "task": {
-                "name": "image_classifier",
-                "dataset": "mnist",
-                "hidden_sizes": (20,),
-                "activation": "sigmoid",
-                "batch_size": 128,
-            },
-            "rules": ("sgd", "momentum", "nesterov", "rmsprop", "adam", "nadam", "lstm_mnist"),
-            "spaces": "experiments/spaces/mlp_mnist",
-            "levels": (
-                "learning_rate",
-                "momentum",
-                "eps",
-                "final",
-            ),
-            "num_trials": 50,
-            "num_steps": 200,
-            "num_seeds": 1,
-            "segments": 10,
-            "lanes": 50,
-            "metric": "error",
-            "winner_seeds": 10,
-        }
+            "activation": "sigmoid",
+            "batch_size": 128,
+            "dataset": "mnist",
+            "hidden_sizes": (20,),
+            "name": "image_classifier",
+        },
+        lanes=50,
+        levels=("learning_rate", "momentum", "eps", "final"),
+        num_steps=200,
     )

@@ -14,27 +14,17 @@ the last; with ε and ρ it is the first of the tuned ones.
 
 from ml_collections import ConfigDict
 
+from experiments.common.study_config import TUNED, study_config
+
 
 def get_config() -> ConfigDict:
-    return ConfigDict(
-        {
-            "seed": 0,
-            "workload": "quadratics",
-            "task": {"name": "quadratic", "num_dims": 10, "family": "uniform"},
-            "rules": ("sgd", "momentum", "nesterov", "rmsprop", "adam", "nadam", "lstm_quadratic"),
-            "spaces": "experiments/spaces/quadratics",
-            "levels": (
-                "learning_rate",
-                "momentum",
-                "eps",
-                "final",
-            ),
-            "num_trials": 50,
-            "num_steps": 100,
-            "num_seeds": 64,
-            "segments": 10,
-            "lanes": 50,
-            "metric": "loss",
-            "winner_seeds": 10,
-        }
+    return study_config(
+        "quadratics",
+        {"family": "uniform", "name": "quadratic", "num_dims": 10},
+        lanes=50,
+        levels=("learning_rate", "momentum", "eps", "final"),
+        metric="loss",
+        num_seeds=64,
+        num_steps=100,
+        rules=(*TUNED, "lstm_quadratic"),
     )
