@@ -21,14 +21,14 @@ from experiments.common.build import make_task
 from experiments.common.comparison import (
     TUNING,
     Result,
-    check_tuning,
+    check_comparison,
     compare_rules,
     device_mesh,
     find_rules,
     plus_minus,
     print_tables,
 )
-from experiments.common.launch import check_fields, check_positive, launch
+from experiments.common.launch import launch
 from experiments.common.workdir import open_workdir, write_json
 from learned_opt.figures import curves
 from learned_opt.metrics import MetricsWriter
@@ -48,7 +48,7 @@ DEFAULTS = ConfigDict(
 
 def main(config: ConfigDict, workdir: Path, data_dir: str | None) -> None:
     """Runs or goes on with one comparison."""
-    config = checked(config, DEFAULTS)
+    config = check_comparison(config, DEFAULTS)
     mesh = device_mesh()
     entries = find_rules(config.rules, config.tuning.num_steps)
     task = make_task(config.task, data_dir)
@@ -76,24 +76,6 @@ def main(config: ConfigDict, workdir: Path, data_dir: str | None) -> None:
     for line in verdicts(results):
         print(line)
     print(f"figures: {workdir / 'losses.png'}, {workdir / 'tuning.png'}")
-
-
-def checked(config: ConfigDict, defaults: ConfigDict) -> ConfigDict:
-    """Fills in and checks a comparison's config.
-
-    Raises:
-      ValueError: an unknown field, or a value out of range.
-    """
-    config = check_fields(config, defaults)
-    config.tuning = check_tuning(config.tuning)
-    check_positive(config, "num_seeds", "num_steps")
-    config.report_steps = tuple(sorted(set(config.report_steps)))
-    if not config.report_steps:
-        raise ValueError("report_steps must name at least one number of updates")
-    for step in config.report_steps:
-        if not 0 <= step <= config.num_steps:
-            raise ValueError(f"report step {step} is not in 0 … {config.num_steps} (num_steps)")
-    return config
 
 
 def draw(results: Sequence[Result], title: str, marks: Sequence[int], workdir: Path) -> None:

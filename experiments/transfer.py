@@ -23,6 +23,7 @@ from experiments.common.comparison import (
     TUNING,
     Entry,
     Result,
+    check_comparison,
     check_tuning,
     compare_rules,
     device_mesh,
@@ -32,7 +33,6 @@ from experiments.common.comparison import (
 )
 from experiments.common.launch import check_fields, check_positive, launch
 from experiments.common.workdir import open_workdir, write_json
-from experiments.compare import checked
 from learned_opt.figures import curves
 from learned_opt.metrics import MetricsWriter
 from learned_opt.networks import Perceptron
@@ -64,7 +64,7 @@ DEFAULTS = ConfigDict(
 
 def main(config: ConfigDict, workdir: Path, data_dir: str | None) -> None:
     """Runs or goes on with one study of transfer."""
-    config = checked(config, DEFAULTS)
+    config = check_comparison(config, DEFAULTS)
     config.sweep = _check_sweep(config.sweep)
     mesh = device_mesh()
     entries = find_rules(config.rules, config.tuning.num_steps)

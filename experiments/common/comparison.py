@@ -84,6 +84,24 @@ def check_tuning(config: ConfigDict) -> ConfigDict:
     return config
 
 
+def check_comparison(config: ConfigDict, defaults: ConfigDict) -> ConfigDict:
+    """Fills in and checks a comparison's config.
+
+    Raises:
+      ValueError: an unknown field, or a value out of range.
+    """
+    config = check_fields(config, defaults)
+    config.tuning = check_tuning(config.tuning)
+    check_positive(config, "num_seeds", "num_steps")
+    config.report_steps = tuple(sorted(set(config.report_steps)))
+    if not config.report_steps:
+        raise ValueError("report_steps must name at least one number of updates")
+    for step in config.report_steps:
+        if not 0 <= step <= config.num_steps:
+            raise ValueError(f"report step {step} is not in 0 … {config.num_steps} (num_steps)")
+    return config
+
+
 def device_mesh() -> jax.sharding.Mesh | None:
     """A mesh of this process's devices to spread runs over; None where there is one device.
 

@@ -213,16 +213,26 @@ class SearchSpace:
     def on_edge(self, point: Mapping[str, float]) -> dict[str, str]:
         """The parameters of a point that lie within 5 % of their range's ends.
 
+        An end beyond which no value has a meaning, such as 1 for 1 − β, is not an edge.
+
         Returns:
           Name -> 'low' or 'high'. Where the best point of a study has any, the space should be
           moved or widened there.
         """
-        shares = {name: r.share(point[name]) for name, r in self.parameters.items()}
-        return {
-            name: "low" if share < 0.5 else "high"
-            for name, share in shares.items()
-            if min(share, 1 - share) <= _EDGE
-        }
+        found = {}
+        for name, r in self.parameters.items():
+            share, (lowest, highest) = r.share(point[name]), _limits(name, r)
+            if share <= _EDGE and r.low > lowest:
+                found[name] = "low"
+            elif share >= 1 - _EDGE and r.high < highest:
+                found[name] = "high"
+        return found
+
+
+def _limits(name: str, r: Range) -> tuple[float, float]:
+    """The least and the largest value that a range of this parameter can be widened to."""
+    lowest = 0.0 if r.low >= 0 else -math.inf
+    return lowest, 1.0 if name.startswith(_AT_MOST_ONE) else math.inf
 
 
 def around_best(
@@ -262,11 +272,9 @@ def around_best(
     ranges = {}
     for name, r in space.parameters.items():
         shares = [r.share(points[n][name]) for n in best]
-        low, high = r.at(np.array([min(shares) - margin, max(shares) + margin]))
-        if name.startswith(_AT_MOST_ONE):
-            high = min(high, 1.0)
-        if r.scale == "linear" and r.low >= 0:
-            low = max(low, 0.0)
+        low, high = np.clip(
+            r.at(np.array([min(shares) - margin, max(shares) + margin])), *_limits(name, r)
+        )
         ranges[name] = Range(_rounded(low), _rounded(high), r.scale)
     return SearchSpace(space.rule, ranges, space.fixed)
 

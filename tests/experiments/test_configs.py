@@ -1,5 +1,6 @@
 """Every config file of the experiments here says how it is run, and is accepted."""
 
+import ast
 import importlib
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import pytest
 
 from experiments import compare, landscapes, transfer
 from experiments.common.build import TASKS
-from experiments.common.comparison import check_tuning
+from experiments.common.comparison import check_comparison, check_tuning
 from experiments.common.launch import check_fields
 
 CONFIGS = Path(compare.__file__).parent / "configs"
@@ -28,4 +29,16 @@ def test_config(path):
     check_tuning(config.tuning)
     if "task" in config:
         assert config.task.name in TASKS
-        compare.checked(config, experiment.DEFAULTS)
+        check_comparison(config, experiment.DEFAULTS)
+
+
+PROGRAMS = sorted(path.stem for path in CONFIGS.parent.glob("[a-z]*.py"))
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_programs_share_code_in_common_alone(name):
+    tree = ast.parse((CONFIGS.parent / f"{name}.py").read_text(encoding="utf-8"))
+    modules = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    imported = {program for program in PROGRAMS if f"experiments.{program}" in modules}
+    # The exporter reads the config of a run of meta_train as that program does.
+    assert imported == ({"meta_train"} if name == "export_pretrained" else set())

@@ -85,10 +85,29 @@ def test_edges():
     point = {
         "eps": 2e-10,
         "learning_rate/eps": 1e3,
-        "one_minus_b1": 0.99,
+        "one_minus_b1": 0.0011,
         "decay_steps/budget": 0.75,
     }
-    assert space.on_edge(point) == {"eps": "low", "one_minus_b1": "high"}
+    assert space.on_edge(point) == {"eps": "low", "one_minus_b1": "low"}
+
+
+@pytest.mark.parametrize(
+    ("name", "low", "high", "value", "edge"),
+    [
+        ("one_minus_b1", 1e-3, 1.0, 0.99, None),  # 1 − β cannot be larger
+        ("one_minus_b1", 1e-3, 0.5, 0.49, "high"),
+        ("decay_factor", 1e-3, 1.0, 1.0, None),
+        ("decay_steps/budget", 0.5, 1.0, 0.51, "low"),
+        ("decay_steps/budget", 0.0, 1.0, 0.01, None),  # nor a share be negative
+        ("learning_rate", 1e-3, 1.0, 0.99, "high"),
+        ("learning_rate", 1e-3, 1.0, 1e-3, "low"),
+    ],
+)
+def test_an_end_that_is_a_natural_limit_is_no_edge(name, low, high, value, edge):
+    scale = "linear" if low == 0 else "log"
+    parameters = {name: {"low": low, "high": high, "scale": scale}}
+    space = SearchSpace.from_dict({"rule": "adam", "parameters": parameters})
+    assert space.on_edge({name: value}) == ({name: edge} if edge else {})
 
 
 def test_the_space_around_the_best_trials():

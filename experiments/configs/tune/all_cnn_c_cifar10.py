@@ -19,10 +19,10 @@ def get_config() -> ConfigDict:
     return study_config(
         "all_cnn_c_cifar10",
         {
-            "batch_size": 128,
-            "dataset": "cifar10",
             "name": "image_classifier",
+            "dataset": "cifar10",
             "network": "all_cnn_c",
+            "batch_size": 128,
         },
         lanes=8,
         levels=("initial",),

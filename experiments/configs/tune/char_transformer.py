@@ -19,7 +19,7 @@ from experiments.common.study_config import study_config
 def get_config() -> ConfigDict:
     return study_config(
         "char_transformer",
-        {"hidden_size": 64, "name": "language_model", "network": "transformer", "num_layers": 2},
+        {"name": "language_model", "network": "transformer", "hidden_size": 64, "num_layers": 2},
         lanes=5,
         levels=("initial",),
         metric="loss",

@@ -20,10 +20,10 @@ def get_config() -> ConfigDict:
     return study_config(
         "cnn_fashion_mnist",
         {
-            "batch_size": 64,
-            "dataset": "fashion_mnist",
             "name": "image_classifier",
+            "dataset": "fashion_mnist",
             "network": "small_cnn",
+            "batch_size": 64,
         },
         lanes=10,
         num_steps=300,

@@ -19,10 +19,10 @@ def get_config() -> ConfigDict:
     return study_config(
         "cnn_fashion_mnist",
         {
-            "batch_size": 256,
-            "dataset": "fashion_mnist",
             "name": "image_classifier",
+            "dataset": "fashion_mnist",
             "network": "small_cnn",
+            "batch_size": 256,
         },
         lanes=50,
         num_steps=10000,

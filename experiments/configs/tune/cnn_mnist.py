@@ -19,7 +19,7 @@ from experiments.common.study_config import study_config
 def get_config() -> ConfigDict:
     return study_config(
         "cnn_mnist",
-        {"batch_size": 64, "dataset": "mnist", "name": "image_classifier", "network": "small_cnn"},
+        {"name": "image_classifier", "dataset": "mnist", "network": "small_cnn", "batch_size": 64},
         lanes=10,
         levels=("initial",),
         num_steps=300,

@@ -21,11 +21,11 @@ def get_config() -> ConfigDict:
     return study_config(
         "mlp_digits",
         {
-            "activation": "relu",
-            "batch_size": 64,
+            "name": "image_classifier",
             "dataset": "digits",
             "hidden_sizes": (32,),
-            "name": "image_classifier",
+            "activation": "relu",
+            "batch_size": 64,
         },
         lanes=50,
         levels=("learning_rate", "momentum", "eps", "final"),

@@ -20,11 +20,11 @@ def get_config() -> ConfigDict:
     return study_config(
         "mlp_fashion_mnist",
         {
-            "activation": "relu",
-            "batch_size": 128,
+            "name": "image_classifier",
             "dataset": "fashion_mnist",
             "hidden_sizes": (100,),
-            "name": "image_classifier",
+            "activation": "relu",
+            "batch_size": 128,
         },
         lanes=10,
         num_steps=1000,

@@ -20,11 +20,11 @@ def get_config() -> ConfigDict:
     return study_config(
         "mlp_mnist",
         {
-            "activation": "sigmoid",
-            "batch_size": 128,
+            "name": "image_classifier",
             "dataset": "mnist",
             "hidden_sizes": (20,),
-            "name": "image_classifier",
+            "activation": "sigmoid",
+            "batch_size": 128,
         },
         lanes=50,
         levels=("learning_rate", "momentum", "eps", "final"),

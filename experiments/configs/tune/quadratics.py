@@ -20,7 +20,7 @@ from experiments.common.study_config import TUNED, study_config
 def get_config() -> ConfigDict:
     return study_config(
         "quadratics",
-        {"family": "uniform", "name": "quadratic", "num_dims": 10},
+        {"name": "quadratic", "num_dims": 10, "family": "uniform"},
         lanes=50,
         levels=("learning_rate", "momentum", "eps", "final"),
         metric="loss",
