@@ -8,12 +8,11 @@ their spaces, and the probability that one rule beats another; and over all of t
 arrows with "is the more general rule never worse?" answered by intervals, the rankings as the
 search space grows, steps and time to a target, and performance profiles.
 
-Writes report.html (self-contained), its figures as PNG, summary.json and trials.jsonl (every trial)
-into the output directory.
+Writes report.html (self-contained), its figures as PNG, summary.json and trials.npz (every trial,
+for `learned_opt.studies.read_trials_table`) into the output directory.
 """
 
 import html
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -41,7 +40,7 @@ from experiments.common.study_results import (
 from experiments.common.workdir import write_json
 from learned_opt.figures import studies as study_plots
 from learned_opt.figures.studies import Interval
-from learned_opt.studies import statistics
+from learned_opt.studies import statistics, write_trials_table
 from learned_opt.studies.spaces import SearchSpace
 from learned_opt.studies.trials import scores
 
@@ -50,7 +49,7 @@ _OUTPUT = flags.DEFINE_string("output", None, "where the report goes")
 
 _INTRODUCTION = (
     "<p>Tuning studies after Choi et al., <i>On empirical comparisons of optimizers for deep "
-    "learning</i> (2019). Every trial is in <code>trials.jsonl</code>.</p>"
+    "learning</i> (2019). Every trial is in <code>trials.npz</code>.</p>"
 )
 _K_OF_DUELS = 10  # trials that each rule gets where two of them are compared
 
@@ -94,12 +93,14 @@ def make_report(workdirs: Sequence[str], output: Path) -> dict[str, Any]:
         page("Which optimizer is really better?", [_INTRODUCTION, *sections]), encoding="utf-8"
     )
     write_json(output / "summary.json", summary)
-    with (output / "trials.jsonl").open("w") as file:
-        for study in studies:
-            for level, rule, trials in all_trials(study):
-                head = {"workload": study["workload"], "level": level, "rule": rule}
-                for trial in trials.values():
-                    file.write(json.dumps(head | trial) + "\n")
+    write_trials_table(
+        output / "trials.npz",
+        {
+            (study["workload"], level, rule): trials
+            for study in studies
+            for level, rule, trials in all_trials(study)
+        },
+    )
     return summary
 
 

@@ -5,6 +5,7 @@ from learned_opt.studies.lanes import Lanes, default_lanes, run_lanes
 from learned_opt.studies.spaces import SearchSpace, load_space
 from learned_opt.studies.study import digest, run_study
 from learned_opt.studies.trials import TrialStore, read_trials, scores
+from learned_opt.studies.trials_table import read_trials_table, write_trials_table
 from learned_opt.studies.tuning import Tuned, tune
 
 __all__ = [
@@ -17,10 +18,12 @@ __all__ = [
     "inclusion",
     "load_space",
     "read_trials",
+    "read_trials_table",
     "run_lanes",
     "run_study",
     "scores",
     "spaces",
     "statistics",
     "tune",
+    "write_trials_table",
 ]

@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 
 from experiments import tune
 from experiments.study_report import make_report
+from learned_opt.studies import read_trials_table
 from learned_opt.studies.spaces import load_space
 
 ROOT = Path(__file__).parents[2]
@@ -99,10 +100,12 @@ def test_the_page_is_self_contained_and_the_trials_lie_beside_it(report, workdir
     assert sources and all(source.startswith("data:image/png;base64,") for source in sources)
     for words in ("Is a more general rule", "Do rankings change", "Steps and time", "lstm_mnist"):
         assert words in page
-    lines = [json.loads(line) for line in (output / "trials.jsonl").read_text().splitlines()]
     # Digits: 3 rules, and 2 again with momentum, and the learned rule; quadratics the same less it.
-    assert len(lines) == 8 * (3 + 2 + 1) + 8 * (3 + 2)
-    assert {"workload", "level", "rule", "index", "point", "heldout"} <= set(lines[0])
+    table = read_trials_table(output / "trials.npz")
+    assert len(table) == (3 + 2 + 1) + (3 + 2)
+    for (workload, level, rule), found in table.items():
+        workdir = workdirs[("mlp_digits", "quadratics").index(workload)]
+        assert list(found.values()) == trials(workdir, level, rule)
     assert json.loads((output / "summary.json").read_text())["targets"]["quadratics"]["target"] > 0
 
 
