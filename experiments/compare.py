@@ -29,6 +29,7 @@ from experiments.common.comparison import (
     print_tables,
 )
 from experiments.common.launch import launch
+from experiments.common.names import display_name
 from experiments.common.workdir import open_workdir, write_json
 from learned_opt.figures import curves
 from learned_opt.metrics import MetricsWriter
@@ -69,6 +70,7 @@ def main(config: ConfigDict, workdir: Path, data_dir: str | None) -> None:
         for step in range(config.num_steps + 1):
             means = {r.label: r.losses[:, step].astype(np.float64).mean() for r in results}
             writer.write(step, {f"{label}/loss": mean for label, mean in means.items()})
+    results = [r._replace(label=display_name(r.label)) for r in results]
     parts = (config.task.get(name, "") for name in ("name", "dataset", "family"))
     title = " ".join(filter(None, parts)).replace("_", " ")
     draw(results, title, config.report_steps, workdir)

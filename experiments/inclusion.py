@@ -21,6 +21,7 @@ from rich.table import Table
 from experiments.common.build import make_task
 from experiments.common.comparison import print_tables
 from experiments.common.launch import check_fields, check_positive, launch
+from experiments.common.names import display_name
 from experiments.common.progress import Progress
 from experiments.common.workdir import open_workdir, write_json
 from learned_opt.figures import curves
@@ -96,8 +97,12 @@ def _measure(config: ConfigDict, workdir: Path, data_dir: str | None) -> None:
             if not row["exact"] and row["task"] == name and row["learning_rate"] == "constant"
         },
         {
-            "nesterov": inclusion.impulse_response(hierarchy.nesterov(), nesterov, 25),
-            "momentum, the nearest": inclusion.impulse_response(hierarchy.momentum(), nearest, 25),
+            display_name("nesterov"): inclusion.impulse_response(
+                hierarchy.nesterov(), nesterov, 25
+            ),
+            display_name("momentum (the nearest)"): inclusion.impulse_response(
+                hierarchy.momentum(), nearest, 25
+            ),
         },
         workdir / "inclusion.png",
         task=name,

@@ -30,6 +30,7 @@ from experiments.common.comparison import (
     tune,
 )
 from experiments.common.launch import check_fields, check_positive, launch
+from experiments.common.names import display_name
 from experiments.common.progress import Progress
 from experiments.common.workdir import open_workdir, write_json
 from learned_opt import evaluation
@@ -98,6 +99,7 @@ def main(config: ConfigDict, workdir: Path, data_dir: str | None) -> None:
                 ways.append(travel(surface, tune_on, entry, config))
                 bar.update(len(ways), {})
     _write(ways, config.num_steps, workdir)
+    ways = [way._replace(label=display_name(way.label)) for way in ways]
     print_tables([final_table(ways)], workdir / "tables.txt")
     _draw(surfaces, ways, workdir)
 

@@ -11,7 +11,7 @@ config.json, versions.json, and the figures losses.png and widths.png into the w
 import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -32,12 +32,15 @@ from experiments.common.comparison import (
     print_tables,
 )
 from experiments.common.launch import check_fields, check_positive, launch
+from experiments.common.names import display_name
 from experiments.common.workdir import open_workdir, write_json
 from learned_opt.figures import curves
 from learned_opt.metrics import MetricsWriter
 from learned_opt.networks import Perceptron
 from learned_opt.tasks import Classifier
 from learned_opt.types import Task
+
+K = TypeVar("K")
 
 SWEEP = {
     "widths": (),  # hidden units in each layer
@@ -101,10 +104,19 @@ def main(config: ConfigDict, workdir: Path, data_dir: str | None) -> None:
         },
     )
     _write_metrics(results, config.num_steps, workdir)
+    results, sweep = _for_people(results), _for_people(sweep)
     tables = [problem_table(results, step) for step in config.report_steps if results]
     tables += [sweep_table(sweep, config.sweep, layers) for layers in config.sweep.layers if sweep]
     print_tables(tables, workdir / "tables.txt")
     _draw(results, sweep, config, workdir)
+
+
+def _for_people(results: Mapping[K, Sequence[Result]]) -> dict[K, list[Result]]:
+    """The same results under the names that tables and figures show."""
+    return {
+        key: [r._replace(label=display_name(r.label)) for r in rows]
+        for key, rows in results.items()
+    }
 
 
 def variant(base: Task, settings: Mapping[str, Any]) -> Classifier:

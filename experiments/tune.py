@@ -35,6 +35,7 @@ from experiments.common.build import HIERARCHY, is_pretrained, load_rule, make_t
 from experiments.common.comparison import number, print_tables
 from experiments.common.launch import check_fields, check_positive, launch
 from experiments.common.lookup import find_file
+from experiments.common.names import display_name
 from experiments.common.progress import Progress
 from experiments.common.workdir import open_workdir, write_json
 from learned_opt import studies
@@ -120,6 +121,7 @@ def main(config: ConfigDict, workdir: Path, data_dir: str | None) -> None:
     write_json(workdir / "results.json", description | {"levels": shown})
     if not shown:
         return
+    shown = {level: {_display(n): r for n, r in found.items()} for level, found in shown.items()}
     print_tables([_table(level, r, config) for level, r in shown.items()], workdir / "tables.txt")
     study_plots.best_of_k(
         {
@@ -350,6 +352,10 @@ def _winner(
     file.parent.mkdir(parents=True, exist_ok=True)
     write_json(file, found)
     return found
+
+
+def _display(name: str) -> str:
+    return display_name(name, hierarchy=True) if name in HIERARCHY else f"{name} (untuned)"
 
 
 def _table(level: str, results: Mapping[str, Any], config: ConfigDict) -> Table:

@@ -56,8 +56,8 @@ def styles_of(labels: Sequence[str] | Mapping[str, Any]) -> dict[str, tuple[str,
 
 
 def base(label: str) -> str:
-    """The rule a label is about: its first word."""
-    return label.split(" ")[0]
+    """The rule a label is about: its first word, 'adam' for 'Adam (tuned for 100)' as well."""
+    return label.split(" ")[0].lower()
 
 
 def log_axis(axis: Any, lows: ArrayLike, highs: ArrayLike, *, above: float) -> None:

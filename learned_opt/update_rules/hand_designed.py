@@ -37,7 +37,7 @@ def sgd(learning_rate: float = 0.1) -> UpdateRule:
 
 
 def momentum(learning_rate: float = 0.1, *, decay: float = 0.9) -> UpdateRule:
-    r"""Gradient descent with Polyak's heavy-ball momentum.
+    r"""Momentum: gradient descent along a decaying sum of gradients.
 
     .. math:: v_{t+1} = \gamma v_t + g_t, \quad \theta_{t+1} = \theta_t - \eta\, v_{t+1}
 

@@ -101,7 +101,7 @@ def momentum(
     decay_factor: float = 1.0,
     schedule: Schedule = linear_decay,
 ) -> UpdateRule:
-    r"""Heavy-ball momentum.
+    r"""Momentum: gradient descent along a decaying sum of gradients.
 
     .. math:: v_{t+1} = \gamma v_t + g_t, \quad \theta_{t+1} = \theta_t - \eta_t v_{t+1}
 
@@ -305,7 +305,11 @@ def adagrad(
         )
 
     return from_optax(
-        "adagrad", make, accumulator="sum_of_squares", coordinatewise=True, **hyperparameters
+        "hierarchy.adagrad",
+        make,
+        accumulator="sum_of_squares",
+        coordinatewise=True,
+        **hyperparameters,
     )
 
 
@@ -342,7 +346,9 @@ def adadelta(
             lambda t: schedule(theta, t)["learning_rate"], theta["rho"], theta["eps"]
         )
 
-    return from_optax("adadelta", make, accumulator="e_g", coordinatewise=True, **hyperparameters)
+    return from_optax(
+        "hierarchy.adadelta", make, accumulator="e_g", coordinatewise=True, **hyperparameters
+    )
 
 
 def one_minus_power(one_minus_beta: Scalar, n: Scalar) -> jax.Array:
@@ -390,7 +396,7 @@ def _rule(
     """Makes an `UpdateRule` of the equations for one parameter.
 
     Args:
-      name: the rule's name, for messages.
+      name: the rule's name here; messages call it `hierarchy.NAME`, to tell it from optax's.
       direction: `(hyperparameters, t, g, m, v) -> (what θ loses, new m, new v)`.
       schedule: the hyperparameters of update t.
       hyperparameters: the names and defaults of θ.
@@ -433,4 +439,10 @@ def _rule(
         return optax.GradientTransformation(init, update)
 
     accumulator = "m" if m is not None else None
-    return from_optax(name, make, accumulator=accumulator, coordinatewise=True, **hyperparameters)
+    return from_optax(
+        f"hierarchy.{name}",
+        make,
+        accumulator=accumulator,
+        coordinatewise=True,
+        **hyperparameters,
+    )

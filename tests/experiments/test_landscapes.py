@@ -40,7 +40,7 @@ def test_landscapes(tmp_path, capsys):
     assert rows[2]["final_loss"] < 0.2
     assert len(read_metrics(workdir)) == 31
     shown = capsys.readouterr().out
-    assert "loss after 30 updates" in shown and "leaves at" in shown
+    assert "loss after 30 updates" in shown and "leaves at" in shown and "Adam" in shown
 
 
 @pytest.mark.parametrize(

@@ -47,7 +47,7 @@ def test_transfer(tmp_path, capsys):
     row = results["problems"]["two layers"][0]
     assert set(row["test"]["2"]) == {"loss", "accuracy"}
     shown = capsys.readouterr().out
-    for text in ("training loss at step 2", "two layers", "sgd", "4 units", "widths.png"):
+    for text in ("training loss at step 2", "two layers", "SGD", "4 units", "widths.png"):
         assert text in shown
 
 

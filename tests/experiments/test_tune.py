@@ -62,7 +62,8 @@ def test_tune(tmp_path, capsys):
         assert np.shape(result["winner"]["losses"]) == (3, 2)
     assert (tmp_path / "best_of_k.png").stat().st_size > 0
     shown = capsys.readouterr().out
-    assert "test error, %" in shown and "lstm_mnist" in shown
+    assert "test error, %" in shown and "lstm_mnist (untuned)" in shown
+    assert "Adam (Choi et al.)" in shown
 
 
 @pytest.mark.slow

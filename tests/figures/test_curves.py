@@ -48,6 +48,9 @@ def test_a_rule_looks_the_same_in_every_figure():
     assert first["adam"] == second["adam (tuned for 100)"]
     assert first["sgd"] == second["sgd"]
     assert second["adam (tuned for 200)"][0] == first["adam"][0]
+    written = style.styles_of(["Adam (Choi et al.)", "SGD", "Momentum"])
+    assert written["Adam (Choi et al.)"] == first["adam"] and written["SGD"] == first["sgd"]
+    assert written["Momentum"] == style.KNOWN_STYLES["momentum"]
     many = style.styles_of([*style.KNOWN_STYLES, *(f"rule_{n}" for n in range(12))])
     assert len(set(many.values())) == len(many)
 

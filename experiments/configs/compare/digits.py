@@ -6,7 +6,7 @@ The data ship with scikit-learn.
 
 Run time: about 1 minute on 2 cores.
 
-Expected, mean training loss at step 100 over 64 seeds (± .003): SGD .169, Nesterov .047, heavy ball
+Expected, mean training loss at step 100 over 64 seeds (± .003): SGD .169, Nesterov .047, Momentum
 .059, RMSProp .120, Adam .056, Muon .030, each tuned on this very problem; the LSTM, which is not,
 is reported as found.
 """

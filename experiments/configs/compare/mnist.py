@@ -7,8 +7,8 @@ TFDS_DATA_DIR or --data_dir.
 
 Run time: about 15 minutes on 2 cores.
 
-Expected, mean training loss at step 100 over 256 seeds (± .005): SGD .378, Nesterov .307, heavy
-ball .337, RMSProp .358, Adam .342, LSTM .259; at step 200: .297, .256, .278, .286, .280, .223.
+Expected, mean training loss at step 100 over 256 seeds (± .005): SGD .378, Nesterov .307, Momentum
+.337, RMSProp .358, Adam .342, LSTM .259; at step 200: .297, .256, .278, .286, .280, .223.
 """
 
 from ml_collections import ConfigDict

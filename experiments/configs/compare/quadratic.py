@@ -4,12 +4,12 @@
 
 Run time: about 1 minute on 2 cores.
 
-Expected, mean loss at step 100 over 4,096 fresh functions (± .002): SGD .208, Nesterov .077, heavy
-ball .060, Adam .094, RMSProp .174; the LSTM below all of them (its card has the number).
+Expected, mean loss at step 100 over 4,096 fresh functions (± .002): SGD .208, Nesterov .077,
+Momentum .060, Adam .094, RMSProp .174; the LSTM below all of them (its card has the number).
 
 With four learning rates a decade the tuned rules are those of the literature. Curvature varies so
 much between the functions that a finer grid finds still better ones on the brink of divergence:
-with --config.tuning.per_decade=16 SGD .172, heavy ball .050.
+with --config.tuning.per_decade=16 SGD .172, Momentum .050.
 """
 
 from ml_collections import ConfigDict

@@ -6,8 +6,8 @@
 Run time: about 1 minute on 2 cores.
 
 Expected, mean loss at step 100 over 4,096 fresh functions: SGD 1.03 ± .02, Nesterov .42 ± .01,
-heavy ball .29 ± .01, Adam .36 ± .01, RMSProp .93 ± .02; the LSTM below all of them (its card has
-the number). Heavy ball would reach .24 with a learning rate of .032, but diverges there on one
+Momentum .29 ± .01, Adam .36 ± .01, RMSProp .93 ± .02; the LSTM below all of them (its card has
+the number). Momentum would reach .24 with a learning rate of .032, but diverges there on one
 function in some 4,000, and tuning sees that.
 """
 

@@ -8,7 +8,7 @@ The final spaces are those that `--config.levels="('initial',)" --config.num_tri
 Run time: about 3 minutes on 2 cores.
 
 Expected: test losses of the winners in the final spaces: SGD .19, Momentum .068, Nesterov .075,
-RMSProp .067, Adam .084, NAdam .078, the learned rule .040. With the learning rate alone RMSProp is
+RMSProp .067, Adam .084, NAdam .078, lstm_quadratic .040. With the learning rate alone RMSProp is
 the last; with ε and ρ it is the first of the tuned ones.
 """
 

@@ -1,0 +1,34 @@
+"""How rules are called where people read: in tables, figures and verdicts."""
+
+_WRITTEN = {
+    "sgd": "SGD",
+    "momentum": "Momentum",
+    "nesterov": "Nesterov",
+    "adagrad": "Adagrad",
+    "adadelta": "Adadelta",
+    "rmsprop": "RMSProp",
+    "adam": "Adam",
+    "nadam": "NAdam",
+    "adamw": "AdamW",
+    "muon": "Muon",
+}
+_OTHER_THAN_OPTAX = ("rmsprop", "adam", "nadam")  # the hierarchy's follow other equations
+
+
+def display_name(label: str, *, hierarchy: bool = False) -> str:
+    """The name of a rule for people.
+
+    Args:
+      label: a rule's name in a config, after which more words may follow. Names other than those of
+        hand-designed rules stay as they are.
+      hierarchy: whether it is the rule of `learned_opt.update_rules.hierarchy`, not optax's.
+
+    Example:
+      >>> display_name('adam (tuned for 100)'), display_name('adam', hierarchy=True)
+      ('Adam (tuned for 100)', 'Adam (Choi et al.)')
+    """
+    name, space, rest = label.partition(" ")
+    written = _WRITTEN.get(name, name)
+    if hierarchy and name in _OTHER_THAN_OPTAX:
+        written += " (Choi et al.)"
+    return written + space + rest
