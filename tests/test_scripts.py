@@ -60,6 +60,12 @@ def test_benchmark_of_a_training_step():
         assert row[net]["lstm_ms"] > row[net]["adam_ms"] > 0
 
 
+def test_benchmark_of_a_conv_net_in_a_compiled_loop():
+    (row,) = benchmark("--quick", "conv")
+    rates = row["evaluate_steps_per_second"], row["python_loop_steps_per_second"]
+    assert min(rates) > 0 and row["ratio"] == pytest.approx(rates[0] / rates[1], rel=2e-3)
+
+
 def test_benchmark_of_a_study():
     (case,) = benchmark("--quick", "study")
     row = case["4 units"]
