@@ -11,37 +11,40 @@ figure meta_training.png into the work directory.
 import functools
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import jax
 import numpy as np
 import optax
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from experiments.common.build import make_rule, make_task
+from experiments.common.build import make_estimator, make_rule, make_task
 from experiments.common.launch import check_fields, check_positive, launch, start_devices
 from experiments.common.progress import Progress
 from experiments.common.workdir import open_workdir, write_json
 from learned_opt.checkpoints import Checkpointer
 from learned_opt.evaluation import evaluate
 from learned_opt.meta_training import (
+    Mixture,
     TrainState,
-    TruncatedBPTT,
     init_state,
     restart_from_best,
     train,
 )
 from learned_opt.metrics import MetricsWriter, read_metrics
 from learned_opt.theta_files import save_theta
-from learned_opt.types import Task, Theta, UpdateRule
+from learned_opt.types import Estimator, Task, Theta, UpdateRule
 
 DEFAULTS = ConfigDict(
     {
         "seed": 0,
         "task": {},
         "rule": {"name": "lstm"},
+        # 'truncated_bptt'; 'mixture', of parts with a task each; or 'module:attribute'
+        "estimator": {"name": "truncated_bptt"},
         "num_meta_steps": 1000,  # outer updates
         "num_tasks": 8,  # inner problems in flight
         "unroll_length": 20,
@@ -49,6 +52,7 @@ DEFAULTS = ConfigDict(
         "curriculum": (),  # ((step, {field: value, …}), …): changes from these steps on
         "horizon": 100,
         "second_order": False,
+        "meta_loss": "train",  # the split whose minibatches judge θ; or 'valid'
         "learning_rate": 3e-3,  # of the meta-optimizer, Adam
         "final_learning_rate": 3e-5,  # the cosine schedule ends here
         "clip_norm": 1.0,  # of the meta-gradient; 0 for none
@@ -80,25 +84,9 @@ def main(config: ConfigDict, workdir: Path, data_dir: str | None) -> None:
     config = _checked(config)
     mesh = start_devices(config.num_tasks, config.num_devices)
     rule = make_rule(config.rule)
-    task = make_task(config.task, data_dir)
+    tasks = _make_tasks(config, data_dir)
     stages = [
-        (
-            stage,
-            _meta_optimizer(stage),
-            TruncatedBPTT(
-                task=task,
-                rule=rule,
-                num_tasks=config.num_tasks,
-                unroll_length=stage.settings.unroll_length,
-                horizon=config.horizon,
-                second_order=config.second_order,
-                mapping=config.mapping,
-                block_size=config.block_size,
-                replay_fraction=stage.settings.replay_fraction,
-                weight_power=stage.settings.weight_power,
-                mesh=mesh,
-            ),
-        )
+        (stage, _meta_optimizer(stage), _make_estimator(stage.settings, tasks, rule, mesh))
         for stage in _stages(config)
     ]
     workdir = open_workdir(workdir, config)
@@ -124,7 +112,7 @@ def main(config: ConfigDict, workdir: Path, data_dir: str | None) -> None:
                 meta_optimizer,
                 state,
                 num_meta_steps=stage.end,
-                validate=_validation(rule, task, config),
+                validate=_validation(rule, tasks, config),
                 validate_every=config.validate_every,
                 patience=config.patience or None,
                 log_every=config.log_every,
@@ -235,27 +223,95 @@ def _meta_optimizer(stage: Stage) -> optax.GradientTransformation:
     return optax.chain(clipping, optax.adam(schedule))
 
 
-def _validation(rule: UpdateRule, task: Task, config: ConfigDict):
-    """The score of a θ: mean final loss on problems that meta-training never draws."""
-    key = jax.random.fold_in(jax.random.key(config.seed), 1_000_003)
+def _make_tasks(config: ConfigDict, data_dir: str | None) -> dict[str, Task]:
+    """The task of each part of a mixture, by its name; else the one task, without a name."""
+    if config.estimator.name != "mixture":
+        return {"": make_task(config.task, data_dir)}
+    if config.task:
+        raise ValueError("a mixture has a task in each of its parts: leave the field task empty")
+    unknown = set(config.estimator) - {"name", "parts", "scaling", "decay"}
+    if unknown:
+        raise ValueError(f"a mixture has no field {', '.join(sorted(unknown))}")
+    parts = config.estimator.get("parts", ())
+    for part in parts:
+        missing = {"name", "task"} - set(part)
+        unknown = set(part) - {"name", "task", "weight", "estimator", *_OF_ESTIMATORS}
+        if missing or unknown:
+            raise ValueError(
+                f"a part of a mixture has the fields name, task, weight, estimator, "
+                f"{', '.join(_OF_ESTIMATORS)}; missing: {sorted(missing)}, unknown: "
+                f"{sorted(unknown)}"
+            )
+    return {part["name"]: make_task(part["task"], data_dir) for part in parts}
 
-    def validate(theta: Theta) -> float:
+
+_OF_ESTIMATORS = (  # fields that an estimator, also of a part of a mixture, is made with
+    "num_tasks",
+    "unroll_length",
+    "horizon",
+    "second_order",
+    "mapping",
+    "block_size",
+    "replay_fraction",
+    "weight_power",
+    "meta_loss",
+)
+
+
+def _make_estimator(
+    settings: ConfigDict, tasks: Mapping[str, Task], rule: UpdateRule, mesh: Mesh | None
+) -> Estimator:
+    offered = {name: settings[name] for name in _OF_ESTIMATORS} | {"rule": rule, "mesh": mesh}
+    config = settings.estimator
+    if config.name != "mixture":
+        return make_estimator(config, offered | {"task": tasks[""]})
+    parts = []
+    for part in config.get("parts", ()):
+        own = {name: part[name] for name in _OF_ESTIMATORS if name in part}
+        kind = part.get("estimator", {"name": "truncated_bptt"})
+        estimator = make_estimator(kind, offered | own | {"task": tasks[part["name"]]})
+        parts.append((estimator, part.get("weight", 1.0)))
+    choices = {name: config[name] for name in ("scaling", "decay") if name in config}
+    return Mixture(parts, tuple(part["name"] for part in config.get("parts", ())), **choices)
+
+
+def _validation(rule: UpdateRule, tasks: Mapping[str, Task], config: ConfigDict):
+    """The score of a θ: mean final loss on problems that meta-training never draws.
+
+    Of a mixture: the geometric mean over its parts of (final loss / loss at the start), weighted as
+    they are, so that losses of every size count alike; 1 is no progress.
+    """
+    key = jax.random.fold_in(jax.random.key(config.seed), 1_000_003)
+    parts = {part["name"]: part for part in config.estimator.get("parts", ())}
+
+    def final(theta: Theta, name: str) -> tuple[float, float]:
         result = evaluate(
             rule,
             theta,
-            task,
+            tasks[name],
             key,
             num_seeds=config.validation_problems,
-            num_steps=config.horizon,
+            num_steps=parts[name].get("horizon", config.horizon) if name else config.horizon,
         )
-        return float(np.mean(result.losses[:, -config.validation_window :]))
+        last = result.losses[:, -config.validation_window :]
+        return float(np.mean(last)), float(np.mean(result.losses[:, 0]))
+
+    def validate(theta: Theta) -> float | tuple[float, dict[str, float]]:
+        if not parts:
+            return final(theta, "")[0]
+        losses = {name: final(theta, name) for name in tasks}
+        ratios = {name: last / first for name, (last, first) in losses.items()}
+        weights = [parts[name].get("weight", 1.0) for name in ratios]
+        with np.errstate(invalid="ignore", divide="ignore"):
+            score = np.exp(np.average(np.log(list(ratios.values())), weights=weights))
+        return float(score), {f"{name}/validation_loss": last for name, (last, _) in losses.items()}
 
     return validate
 
 
 def _write_results(config: ConfigDict, workdir: Path, state: TrainState) -> None:
     steps = int(state.meta.step)
-    records = [r for r in read_metrics(workdir) if "meta_loss" in r]
+    records = [r for r in read_metrics(workdir) if "inner_steps" in r]
     results = {
         "best_validation_score": float(state.best.score),
         "best_step": int(state.best.step),

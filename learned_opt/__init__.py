@@ -14,7 +14,7 @@ from learned_opt import (
     update_rules,
 )
 from learned_opt.evaluation import evaluate
-from learned_opt.meta_training import TruncatedBPTT, init_state, meta_step, train
+from learned_opt.meta_training import Mixture, TruncatedBPTT, init_state, meta_step, train
 from learned_opt.pretrained import (
     load_pretrained,
     pretrained,
@@ -31,6 +31,7 @@ __all__ = [
     "Estimator",
     "InnerState",
     "MetaState",
+    "Mixture",
     "Task",
     "TruncatedBPTT",
     "UpdateRule",

@@ -70,13 +70,26 @@ class InnerState(NamedTuple):
 
 
 class Estimator(Protocol):
-    """Finds the gradient of the meta-loss with respect to θ."""
+    """Finds the gradient of the meta-loss with respect to θ. Meta-training asks for nothing else.
+
+    An estimator is a frozen dataclass registered with `jax.tree_util.register_dataclass`, as a task
+    is. Both methods are traced; the state is a PyTree of arrays that keeps its structure, shapes
+    and dtypes. An estimator that spreads its work over devices shards its state itself
+    (`jax.shard_map`): θ and all else are then copied to the devices that the state lies on.
+    """
 
     def init(self, key: Key, theta: Theta) -> Any:
         """Starts the inner problems in flight, and whatever else the estimator carries."""
 
     def estimate(self, key: Key, theta: Theta, state: Any) -> tuple[Theta, Any, Metrics]:
-        """Returns an estimate of the meta-gradient, the next state, and metrics."""
+        """Estimates the meta-gradient.
+
+        Returns:
+          The meta-gradient, a tree like θ; the next state; and metrics. Records of metrics are
+          means over meta-updates, but sums of what is counted: `inner_steps` (steps of inner
+          optimizations done), `num_diverged` (problems left out because they diverged) and
+          `skipped`, also behind a prefix as in 'digits/num_diverged'. All metrics are optional.
+        """
 
 
 class MetaState(NamedTuple):

@@ -1,6 +1,7 @@
 """The one inner loop: an optimizer applied to a task, step after step."""
 
 import contextlib
+import inspect
 import numbers
 from collections.abc import Iterator
 from typing import Any
@@ -63,10 +64,25 @@ def init_inner(tx: optax.GradientTransformation, task: Task, key: Key) -> InnerS
     return InnerState(instance, params, tx.init(params))
 
 
-def checked_loss(task: Task, params: Params, instance: Instance, key: Key) -> Scalar:
-    """The task's loss, or a `TypeError` where that is not one floating-point number."""
+def checked_loss(
+    task: Task, params: Params, instance: Instance, key: Key, split: str = "train"
+) -> Scalar:
+    """The task's loss on a minibatch of a split.
+
+    Raises:
+      TypeError: it is not one floating-point number, or the task has no loss on other splits than
+        'train'.
+    """
+    other = {}
+    if split != "train":
+        if "split" not in inspect.signature(task.loss).parameters:
+            raise TypeError(
+                f"a loss on {split!r} data needs a task whose loss takes the split: write "
+                f"{type(task).__name__}.loss(self, params, instance, key, split='train')"
+            )
+        other = {"split": split}
     with _traced("loss"):
-        loss = task.loss(params, instance, key)
+        loss = task.loss(params, instance, key, **other)
     wrong = None
     if not isinstance(loss, jax.Array | np.ndarray | np.generic | numbers.Number):
         wrong = f"a {type(loss).__name__}"

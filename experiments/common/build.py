@@ -11,9 +11,10 @@ import optax
 
 from experiments.common.lookup import find, find_file, run_theirs
 from learned_opt import tasks, update_rules
+from learned_opt.meta_training import TruncatedBPTT
 from learned_opt.pretrained import load_pretrained, pretrained_names
 from learned_opt.theta_files import load_metadata, load_theta
-from learned_opt.types import Task, Theta, UpdateRule
+from learned_opt.types import Estimator, Task, Theta, UpdateRule
 
 TASKS: dict[str, Callable[..., Task]] = {
     "quadratic": tasks.Quadratic,
@@ -46,6 +47,8 @@ HIERARCHY: dict[str, Callable[..., UpdateRule]] = {
 }
 
 LEARNED: dict[str, Callable[..., UpdateRule]] = {"lstm": update_rules.lstm}
+
+ESTIMATORS: dict[str, Callable[..., Estimator]] = {"truncated_bptt": TruncatedBPTT}
 
 
 def make_task(config: Mapping[str, Any], data_dir: str | None = None) -> Task:
@@ -95,6 +98,25 @@ def make_rule(config: Mapping[str, Any] | str) -> UpdateRule:
     if not isinstance(rule, UpdateRule):
         raise ValueError(f"rule {name!r} makes a {type(rule).__name__}, which is no UpdateRule")
     return rule
+
+
+def make_estimator(config: Mapping[str, Any], offered: Mapping[str, Any]) -> Estimator:
+    """Makes the estimator that a config describes, for example `{'name': 'truncated_bptt'}`.
+
+    Args:
+      config: `name` and that estimator's own arguments. The name 'module:attribute' finds the
+        user's own: a class, or a function that makes an estimator.
+      offered: arguments that it is given where it has them and the config does not: `task`,
+        `rule`, `mesh`, `num_tasks`, …
+
+    Raises:
+      ValueError: an unknown estimator or argument, or a value that the estimator refuses.
+    """
+    settings = _settings(config)
+    name: Any = settings.pop("name", None)
+    make = find("estimator", name, ESTIMATORS)
+    offered = {key: value for key, value in offered.items() if key not in settings}
+    return _call("estimator", name, make, settings, offered)
 
 
 def load_rule(name: str) -> tuple[UpdateRule, Theta]:

@@ -243,15 +243,24 @@ def meta_training(records: Sequence[Mapping[str, Any]], path: str | os.PathLike)
         ("validation_score", "validation score (final loss on fresh problems)", ".-"),
     ]
     for axis, (name, title, style) in zip(axes, shown, strict=True):
-        rows = [(r["step"], r[name]) for r in records if name in r]
-        if rows:
+        # A mixture has a meta-loss for each of its parts, 'digits/meta_loss'.
+        found = dict.fromkeys(k for r in records for k in r if k.rpartition("/")[2] == name)
+        drawn = []
+        for n, series in enumerate(found):
+            rows = [(r["step"], r[series]) for r in records if series in r]
             steps, values = np.asarray(rows, np.float64).T
-            axis.plot(steps, values, style, color=COLORS[1], linewidth=1)
+            label = series.rpartition("/")[0]
+            color = COLORS[(n + 1) % len(COLORS)]
+            axis.plot(steps, values, style, color=color, linewidth=1, label=label)
             if name == "validation_score" and np.isfinite(values).any():
                 best = np.nanargmin(values)
                 axis.plot(steps[best], values[best], "o", color="black")
                 title += f"\nbest: {values[best]:.4g} at {steps[best]:.0f}"
-            log_axis(axis, values, values, above=1.2)
+            drawn.append(values)
+        if drawn:
+            log_axis(axis, np.concatenate(drawn), np.concatenate(drawn), above=1.2)
+        if len(found) > 1:
+            axis.legend(fontsize=8, frameon=False)
         axis.set_title(title, fontsize=10)
     save(figure, axes, path, legend=None)
 

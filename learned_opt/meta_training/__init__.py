@@ -1,5 +1,7 @@
 """How a rule is learned: estimators of the meta-gradient, and the trainer."""
 
+from learned_opt.meta_training.mixture import Mixture, MixtureState
+from learned_opt.meta_training.problems import Problems
 from learned_opt.meta_training.trainer import (
     Best,
     TrainState,
@@ -8,13 +10,15 @@ from learned_opt.meta_training.trainer import (
     restart_from_best,
     train,
 )
-from learned_opt.meta_training.truncated_bptt import TruncatedBPTT, TruncatedBPTTState
+from learned_opt.meta_training.truncated_bptt import TruncatedBPTT
 
 __all__ = [
     "Best",
+    "Mixture",
+    "MixtureState",
+    "Problems",
     "TrainState",
     "TruncatedBPTT",
-    "TruncatedBPTTState",
     "init_state",
     "meta_step",
     "restart_from_best",

@@ -9,16 +9,19 @@ block, each block staying in cache, and even by a sample of them.
 
 import functools
 import math
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
-from learned_opt.types import InnerState, Key, Params, Theta, UpdateRule
-from learned_opt.unroll import inner_step
+from learned_opt.meta_training.problems import at_least_float32
+from learned_opt.types import InnerState, Key, Params, Task, Theta
+from learned_opt.unroll import checked_loss, inner_step
+
+Transform: TypeAlias = Callable[[Theta], optax.GradientTransformation]
 
 
 class Recorded(NamedTuple):
@@ -40,57 +43,83 @@ class Recorded(NamedTuple):
 
 
 def record(
-    estimator: Any,
-    task: Any,
+    task: Task,
     tx: optax.GradientTransformation,
     inner: InnerState,
     key: Key,
+    *,
+    length: int,
     weights: jax.Array | None = None,
+    split: str = "train",
+    keep_losses: bool = False,
 ) -> tuple[Recorded, InnerState, jax.Array]:
     """Rolls a problem out over one segment.
 
     Args:
-      estimator: a `TruncatedBPTT`, for `unroll_length` and `replay_fraction`.
-      task: the task, of flat parameters if the rule is coordinatewise.
+      task: the task.
       tx: the rule's transformation.
       inner: the problem at the start of the segment.
       key: step t draws its minibatch from `fold_in(key, t)`.
+      length: T, the steps of the segment.
       weights: w_1 … w_T, what the losses after each update count; None for all 1.
+      split: whose minibatches give the losses that pull; the rule is fed those of 'train' alone.
+        With 'train' they are the same gradients, one step later; else each takes one of its own.
+      keep_losses: whether the rule looks at the loss.
 
     Returns:
-      The record, the problem at the segment's end, and the losses after each update `[T]`.
+      The record, the problem at the segment's end, and the losses after each update `[T]`, in
+      float32 at least.
     """
-    length = estimator.unroll_length
+    loss_and_grad = jax.value_and_grad(checked_loss, argnums=1)
+
+    def pull_at(inner, t):
+        key_t = jax.random.fold_in(key, t)
+        return loss_and_grad(task, inner.params, inner.instance, key_t, split)
 
     def step(inner, t):
-        return inner_step(tx, task, inner, jax.random.fold_in(key, t))
+        inner, seen = inner_step(tx, task, inner, jax.random.fold_in(key, t))
+        return inner, (seen, None if split == "train" else pull_at(inner, t + 1))
 
-    last, (losses, grads) = jax.lax.scan(step, inner, jnp.arange(length))
-    # The loss after the last update is still to be counted: one more gradient.
-    loss, grad = jax.value_and_grad(task.loss)(
-        last.params, last.instance, jax.random.fold_in(key, length)
-    )
-    pulls = jax.tree.map(lambda gs, g: jnp.concatenate([gs[1:], g[None]]), grads, grad)
+    last, ((seen_losses, grads), pulled) = jax.lax.scan(step, inner, jnp.arange(length))
+    if pulled is None:
+        # The loss after the last update is still to be counted: one more gradient.
+        loss, grad = pull_at(last, length)
+        losses = jnp.concatenate([seen_losses[1:], loss[None]])
+        pulls = jax.tree.map(lambda gs, g: jnp.concatenate([gs[1:], g[None]]), grads, grad)
+    else:
+        losses, pulls = pulled
     if weights is not None:
         pulls = jax.vmap(optax.tree.scale)(weights, pulls)
-    seen = None if estimator.rule.coordinatewise else losses
-    recorded = Recorded(grads, pulls, inner.params, inner.opt_state, seen)
-    if estimator.replay_fraction < 1:
-        key_draw = jax.random.fold_in(key, length + 1)
-        kept, weight = _draw_coordinates(key_draw, task.sizes, estimator.replay_fraction)
-        recorded = _per_coordinate(lambda x: x[..., kept], tx, recorded)
-        recorded = recorded._replace(pulls=recorded.pulls * weight)
-    return recorded, last, jnp.concatenate([losses[1:], loss[None]])
+    kept = seen_losses if keep_losses else None
+    recorded = Recorded(grads, pulls, inner.params, inner.opt_state, kept)
+    return recorded, last, at_least_float32(losses)
 
 
-def gradient(
-    estimator: Any, tx: optax.GradientTransformation, theta: Theta, recorded: Recorded
-) -> Theta:
-    """The meta-gradient of a recorded segment, in blocks if the rule is coordinatewise."""
-    one_block = functools.partial(_replay, estimator.rule, theta)
-    size = estimator.block_size
-    if estimator.rule.coordinatewise and 0 < size < recorded.params.size:
-        return _blockwise(tx, theta, recorded, size, one_block)
+def sample(
+    tx: optax.GradientTransformation,
+    recorded: Recorded,
+    key: Key,
+    sizes: Sequence[int],
+    fraction: float,
+) -> Recorded:
+    """A share of the coordinates of a record of flat parameters, weighted by the inverse."""
+    kept, weight = _draw_coordinates(key, sizes, fraction)
+    some = _per_coordinate(lambda x: x[..., kept], tx, recorded)
+    return some._replace(pulls=some.pulls * weight)
+
+
+def gradient(transform: Transform, theta: Theta, recorded: Recorded, *, block_size: int = 0) -> Any:
+    """The gradient with respect to θ of Σ_t ⟨pull_t, params_t(θ)⟩ for recorded gradients.
+
+    Args:
+      transform: `UpdateRule.transform`, or `problems.flat_transform` where parameters are flat.
+      theta: θ.
+      recorded: the record.
+      block_size: coordinates of flat parameters that are replayed together; 0 for all.
+    """
+    one_block = functools.partial(_replay, transform, theta)
+    if block_size and block_size < recorded.params.size:
+        return _blockwise(transform(theta), theta, recorded, block_size, one_block)
     return one_block(recorded)
 
 
@@ -117,11 +146,11 @@ def _draw_coordinates(
     return jnp.concatenate(indices), np.concatenate(weights)
 
 
-def _replay(rule: UpdateRule, theta: Theta, recorded: Recorded) -> Theta:
+def _replay(transform: Transform, theta: Theta, recorded: Recorded) -> Theta:
     """The gradient with respect to θ of Σ_{t=1…T} ⟨pull_t, params_t(θ)⟩ for recorded gradients."""
 
     def surrogate(theta):
-        tx = optax.with_extra_args_support(rule.transform(theta))
+        tx = optax.with_extra_args_support(transform(theta))
 
         @jax.checkpoint
         def step(carry, seen_at_t):
@@ -130,7 +159,8 @@ def _replay(rule: UpdateRule, theta: Theta, recorded: Recorded) -> Theta:
             seen = {} if loss is None else {"value": loss, "grad": g}
             updates, opt_state = tx.update(g, opt_state, params, **seen)
             params = optax.apply_updates(params, updates)
-            return (params, opt_state), optax.tree.vdot(pull, params)
+            wide = jax.tree.map(at_least_float32, (pull, params))
+            return (params, opt_state), optax.tree.vdot(*wide)
 
         start = (recorded.params, recorded.opt_state)
         sequence = (recorded.inputs, recorded.pulls, recorded.losses)

@@ -13,6 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from absl import logging
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from learned_opt.types import Estimator, Key, MetaState, Metrics, Theta, UpdateRule
 from learned_opt.unroll import check_arrays
@@ -49,24 +51,30 @@ def init_state(
 ) -> TrainState:
     """Draws θ from the rule and starts the estimator; every draw comes from `key`."""
     check_arrays("estimator", estimator)
-    shardings = estimator.shardings() if hasattr(estimator, "shardings") else None
 
-    def init(estimator, key):
-        key_theta, key_estimator, key_run = jax.random.split(key, 3)
+    def start(estimator, key):
+        key_theta, key_estimator, _ = jax.random.split(key, 3)
+        return estimator.init(key_estimator, rule.init(key_theta))
+
+    def rest(key):
+        key_theta, _, key_run = jax.random.split(key, 3)
         theta = rule.init(key_theta)
-        estimator_state = estimator.init(key_estimator, theta)
         zero = jnp.zeros((), jnp.int32)
-        meta = MetaState(theta, meta_optimizer.init(theta), estimator_state, key_run, zero)
         best = Best(jax.tree.map(jnp.copy, theta), jnp.array(jnp.inf, jnp.float32), zero)
-        return TrainState(meta, best, zero, zero)
+        return MetaState(theta, meta_optimizer.init(theta), (), key_run, zero), best, zero
 
-    if shardings is None:
-        return jax.jit(init)(estimator, key)
-    replicated, sharded = shardings
-    out = jax.tree.map(lambda _: replicated, jax.eval_shape(init, estimator, key))
-    problems = jax.tree.map(lambda _: sharded, out.meta.estimator_state)
-    out = out._replace(meta=out.meta._replace(estimator_state=problems))
-    return jax.jit(init, out_shardings=out)(estimator, key)
+    estimator_state = jax.jit(start)(estimator, key)
+    everywhere = _on_all_devices_of(estimator_state)
+    meta, best, zero = jax.jit(rest, out_shardings=everywhere)(key)
+    return TrainState(meta._replace(estimator_state=estimator_state), best, zero, zero)
+
+
+def _on_all_devices_of(tree: Any) -> NamedSharding | None:
+    """A copy on each of the devices over which an estimator sharded its state; None for one."""
+    for leaf in jax.tree.leaves(tree):
+        if isinstance(leaf.sharding, NamedSharding) and leaf.sharding.mesh.size > 1:
+            return NamedSharding(leaf.sharding.mesh, P())
+    return None
 
 
 def restart_from_best(
@@ -123,7 +131,7 @@ def train(
     state: TrainState,
     *,
     num_meta_steps: int,
-    validate: Callable[[Theta], float] | None = None,
+    validate: Callable[[Theta], float | tuple[float, dict[str, float]]] | None = None,
     validate_every: int = 100,
     patience: int | None = None,
     log_every: int = 10,
@@ -143,7 +151,8 @@ def train(
       state: from `init_state` or a checkpoint.
       num_meta_steps: the step at which training ends.
       validate: `theta -> score` on fresh problems, lower is better; called every
-        `validate_every` meta-updates and at the end. The θ with the lowest score is kept.
+        `validate_every` meta-updates and at the end. The θ with the lowest score is kept. Or
+        `theta -> (score, metrics)`, with what else is to be written.
       validate_every: meta-updates between validations.
       patience: ends training early after this many validations in a row without a better score;
         None never does.
@@ -168,8 +177,9 @@ def train(
         if value < 1:
             raise ValueError(f"{name} must be at least 1, got {value}")
     step = int(state.meta.step)
-    if hasattr(estimator, "replicated"):
-        estimator = estimator.replicated()
+    everywhere = _on_all_devices_of(state.meta.estimator_state)
+    if everywhere is not None:  # its data are sent once, and not with every call
+        estimator = jax.device_put(estimator, everywhere)
     pending: list[Metrics] = []
     clock = time.perf_counter()
     with _interruption() as interrupted:
@@ -180,14 +190,14 @@ def train(
             state = state._replace(
                 meta=meta,
                 num_skipped=state.num_skipped + metrics["skipped"],
-                num_diverged=state.num_diverged + metrics["num_diverged"].astype(jnp.int32),
+                num_diverged=state.num_diverged + metrics.get("num_diverged", 0),
             )
             if step % log_every == 0 or step == num_meta_steps:
                 record = _average(pending)
                 elapsed, clock = time.perf_counter() - clock, time.perf_counter()
-                inner_steps = len(pending) * getattr(estimator, "steps_per_estimate", 0)
-                record |= {"inner_steps": inner_steps, "seconds": elapsed}
-                record["inner_steps_per_second"] = inner_steps / elapsed
+                record["seconds"] = elapsed
+                if "inner_steps" in record:
+                    record["inner_steps_per_second"] = record["inner_steps"] / elapsed
                 pending = []
                 write(step, record)
                 report(step, record)
@@ -235,13 +245,18 @@ def _out_of_patience(state: TrainState, patience: int | None, validate_every: in
 
 def _validate(validate, state: TrainState, step: int, write, report) -> TrainState:
     theta = jax.device_get(state.meta.theta)
-    score = np.float32(validate(theta))
-    metrics = {"validation_score": float(score)}
+    found = validate(theta)
+    score, metrics = found if isinstance(found, tuple) else (found, {})
+    score = np.float32(score)
     if score < state.best.score:
-        found = (theta, score, np.int32(step))
-        state = state._replace(best=Best(*jax.tree.map(_like, found, tuple(state.best))))
-    write(step, metrics | {"best_validation_score": float(state.best.score)})
-    report(step, metrics | {"best_validation_score": float(state.best.score)})
+        best = (theta, score, np.int32(step))
+        state = state._replace(best=Best(*jax.tree.map(_like, best, tuple(state.best))))
+    metrics = {
+        "validation_score": float(score),
+        "best_validation_score": float(state.best.score),
+    } | metrics
+    write(step, metrics)
+    report(step, metrics)
     return state
 
 
@@ -253,8 +268,11 @@ def _like(value: Any, reference: jax.Array) -> jax.Array:
 def _average(records: list[Metrics]) -> dict[str, float]:
     """Means over records of metrics, but sums of what is counted."""
     fetched = jax.device_get(records)
-    counted = ("skipped", "num_diverged")
     return {
-        name: float((np.sum if name in counted else np.mean)([r[name] for r in fetched]))
+        name: float((np.sum if _is_counted(name) else np.mean)([r[name] for r in fetched]))
         for name in fetched[0]
     }
+
+
+def _is_counted(name: str) -> bool:
+    return name.rpartition("/")[2] in ("inner_steps", "num_diverged", "skipped")

@@ -1,34 +1,20 @@
-"""Estimators: how the gradient of the meta-loss with respect to θ is found."""
+"""Truncated backpropagation through time: the meta-gradient of segments of inner optimizations."""
 
 import dataclasses
 import functools
 import math
-from typing import Any, Literal, NamedTuple, Self
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import optax
-from jax.flatten_util import ravel_pytree
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
-from learned_opt.meta_training import replay
-from learned_opt.types import InnerState, Instance, Key, Metrics, Task, Theta, UpdateRule
-from learned_opt.unroll import draw, init_inner, inner_step
-
-AXIS = "tasks"  # the name of the mesh axis along which the inner problems are sharded
-
-
-class TruncatedBPTTState(NamedTuple):
-    """The inner problems in flight; every leaf has a leading axis of the N problems.
-
-    Attributes:
-      inner: the optimizees and the states of their optimizers.
-      inner_step: int32 `[N]`, inner steps done; a problem is replaced when it reaches the horizon.
-    """
-
-    inner: InnerState
-    inner_step: jax.Array
+from learned_opt.meta_training import problems, replay
+from learned_opt.meta_training.problems import AXIS, Problems, at_least_float32
+from learned_opt.types import InnerState, Key, Metrics, Task, Theta, UpdateRule
+from learned_opt.unroll import checked_loss, inner_step
 
 
 @functools.partial(
@@ -44,6 +30,7 @@ class TruncatedBPTTState(NamedTuple):
         "block_size",
         "replay_fraction",
         "weight_power",
+        "meta_loss",
         "mesh",
     ],
 )
@@ -90,6 +77,9 @@ class TruncatedBPTT:
         of θ, where the coordinates' contributions cancel, it can match the meta-gradient.
         Coordinatewise rules with `second_order=False` only.
       weight_power: p above; 0 weights every step alike, as the paper does.
+      meta_loss: the split whose minibatches give the f_t of L(θ): 'train', or 'valid' (any split
+        that the task's `loss` takes), where θ is judged by data that the rule does not see. The
+        rule is fed gradients of 'train' either way; another split costs one more gradient a step.
       mesh: a mesh with the single axis 'tasks' to shard the problems along, or None. θ is
         replicated, and one all-reduce of the meta-gradient is the only traffic.
 
@@ -111,6 +101,7 @@ class TruncatedBPTT:
     block_size: int = 512
     replay_fraction: float = 1.0
     weight_power: float = 0.0
+    meta_loss: str = "train"
     mesh: Mesh | None = None
 
     def __post_init__(self):
@@ -137,38 +128,27 @@ class TruncatedBPTT:
             )
         if self.mapping not in ("vmap", "map"):
             raise ValueError(f"unknown mapping {self.mapping!r}: expected 'vmap' or 'map'")
-        if self.mesh is not None and (
-            self.mesh.axis_names != (AXIS,) or self.num_tasks % self.mesh.size
-        ):
-            raise ValueError(
-                f"the mesh must have the single axis {AXIS!r} and a size that divides "
-                f"num_tasks ({self.num_tasks}), got {self.mesh}"
-            )
+        problems.check_mesh(self.mesh, self.num_tasks)
 
-    @property
-    def steps_per_estimate(self) -> int:
-        """Inner steps done by one call of `estimate`, over all problems."""
-        return self.num_tasks * self.unroll_length
-
-    def init(self, key: Key, theta: Theta) -> TruncatedBPTTState:
+    def init(self, key: Key, theta: Theta) -> Problems:
         """Draws the N problems, staggered over the horizon."""
 
         def init_local(estimator, key, theta):
-            index = estimator._local_problems()
-            tx = estimator.rule.transform(theta)
-            task = estimator._inner_task()
-            inner = jax.vmap(lambda n: init_inner(tx, task, jax.random.fold_in(key, n)))(index)
-            segments = self.horizon // self.unroll_length
-            start = self.unroll_length * (index * segments // self.num_tasks)
-            return TruncatedBPTTState(inner, start.astype(jnp.int32))
+            return problems.start(
+                estimator._transform()(theta),
+                estimator._inner_task(),
+                key,
+                mesh=self.mesh,
+                num_tasks=self.num_tasks,
+                segment=self.unroll_length,
+                horizon=self.horizon,
+            )
 
-        return self._sharded(init_local, in_specs=(P(), P(), P()), out_specs=P(AXIS))(
+        return problems.sharded(init_local, self.mesh, in_specs=(P(), P(), P()), out_specs=P(AXIS))(
             self, key, theta
         )
 
-    def estimate(
-        self, key: Key, theta: Theta, state: TruncatedBPTTState
-    ) -> tuple[Theta, TruncatedBPTTState, Metrics]:
+    def estimate(self, key: Key, theta: Theta, state: Problems) -> tuple[Theta, Problems, Metrics]:
         """Carries the problems on by one segment.
 
         Args:
@@ -178,12 +158,13 @@ class TruncatedBPTT:
 
         Returns:
           The meta-gradient (a tree like θ), the next state, and the metrics `meta_loss` (mean loss
-          a step, not weighted), `segment_end_loss` (mean loss after the segment's last update) and
-          `num_diverged`.
+          a step, not weighted), `segment_end_loss` (mean loss after the segment's last update),
+          `num_diverged` and `inner_steps`.
         """
 
         def estimate_local(estimator, key, theta, state):
-            keys = jax.vmap(lambda n: jax.random.fold_in(key, n))(estimator._local_problems())
+            index = problems.local_problems(self.mesh, self.num_tasks)
+            keys = jax.vmap(lambda n: jax.random.fold_in(key, n))(index)
             over_problems = estimator._together if self.mapping == "vmap" else estimator._in_turn
             total, state = over_problems(theta, keys, state)
             if self.mesh is not None:
@@ -191,15 +172,19 @@ class TruncatedBPTT:
             grads, sums = total
             # A segment without a single finite problem gives NaN: the trainer skips and counts it.
             count = sums.pop("num_finite")
-            mean = jax.tree.map(lambda x: x / count, (grads, sums))
-            mean[1]["num_diverged"] = self.num_tasks - count
-            return mean[0], state, mean[1]
+            grads, metrics = jax.tree.map(lambda x: x / count, (grads, sums))
+            metrics["num_diverged"] = self.num_tasks - count
+            metrics["inner_steps"] = jnp.int32(self.num_tasks * self.unroll_length)
+            return grads, state, metrics
 
-        return self._sharded(
-            estimate_local, in_specs=(P(), P(), P(), P(AXIS)), out_specs=(P(), P(AXIS), P())
+        return problems.sharded(
+            estimate_local,
+            self.mesh,
+            in_specs=(P(), P(), P(), P(AXIS)),
+            out_specs=(P(), P(AXIS), P()),
         )(self, key, theta, state)
 
-    def _in_turn(self, theta: Theta, keys: Key, state: TruncatedBPTTState):
+    def _in_turn(self, theta: Theta, keys: Key, state: Problems):
         """Goes over the problems one after another, adding up what they give."""
         one = functools.partial(self._one_problem, theta)
         first = jax.tree.map(lambda x: x[0], (keys, state))
@@ -211,9 +196,9 @@ class TruncatedBPTT:
 
         return jax.lax.scan(add, zeros, (keys, state))
 
-    def _together(self, theta: Theta, keys: Key, state: TruncatedBPTTState):
+    def _together(self, theta: Theta, keys: Key, state: Problems):
         """Runs the problems as one batch; coordinatewise rules replay all of them as one vector."""
-        tx = self.rule.transform(theta)
+        tx = self._transform()(theta)
         joined = self.rule.coordinatewise and not self.second_order
         if not (joined and replay.all_per_coordinate(tx, state.inner.opt_state)):
             results = jax.vmap(functools.partial(self._one_problem, theta))(keys, state)
@@ -221,10 +206,7 @@ class TruncatedBPTT:
 
         def roll_out(key, state):
             inner, step, key = self._renewed(tx, key, state)
-            weights = self._weights(step)
-            recorded, last, losses = replay.record(
-                self, self._inner_task(), tx, inner, key, weights
-            )
+            recorded, last, losses = self._recorded(tx, inner, key, step)
             finite = _all_finite((losses, recorded))
             recorded = jax.tree.map(lambda x: jnp.where(finite, x, 0), recorded)
             return recorded, *self._finish(finite, losses, last, step)
@@ -233,32 +215,46 @@ class TruncatedBPTT:
         recorded = jax.tree.map(  # [N, ..., P] -> [..., N * P]
             lambda x: jnp.moveaxis(x, 0, -2).reshape(*x.shape[1:-1], -1), recorded
         )
-        grads = replay.gradient(self, tx, theta, recorded)
-        return (grads, jax.tree.map(lambda x: x.sum(0), sums)), state
+        return (self._replayed(theta, recorded), jax.tree.map(lambda x: x.sum(0), sums)), state
 
-    def _one_problem(self, theta: Theta, key: Key, state: TruncatedBPTTState):
+    def _one_problem(self, theta: Theta, key: Key, state: Problems):
         """One segment of one problem: (its meta-gradient, its metrics) and its next state."""
-        tx = self.rule.transform(theta)
+        tx = self._transform()(theta)
         inner, step, key = self._renewed(tx, key, state)
-        task, weights = self._inner_task(), self._weights(step)
         if self.second_order:
-            grads, last, losses = _through_the_unroll(self, task, theta, inner, key, weights)
+            grads, last, losses = self._through_the_unroll(theta, inner, key, step)
         else:
-            recorded, last, losses = replay.record(self, task, tx, inner, key, weights)
-            grads = replay.gradient(self, tx, theta, recorded)
+            recorded, last, losses = self._recorded(tx, inner, key, step)
+            grads = self._replayed(theta, recorded)
         finite = _all_finite((losses, grads))
         grads = jax.tree.map(lambda x: jnp.where(finite, x, 0), grads)
         sums, state = self._finish(finite, losses, last, step)
         return (grads, sums), state
 
-    def _renewed(self, tx, key: Key, state: TruncatedBPTTState):
-        """The problem to go on with, a fresh one at the horizon; its step; the segment's key."""
-        key_reset, key_segment = jax.random.split(key)
-        fresh = state.inner_step >= self.horizon
-        inner = jax.lax.cond(
-            fresh, lambda: init_inner(tx, self._inner_task(), key_reset), lambda: state.inner
+    def _renewed(self, tx, key: Key, state: Problems):
+        return problems.renew(tx, self._inner_task(), key, state, horizon=self.horizon)
+
+    def _recorded(self, tx, inner: InnerState, key: Key, step: jax.Array):
+        """What a first-order segment recorded, its last state and its losses."""
+        task = self._inner_task()
+        recorded, last, losses = replay.record(
+            task,
+            tx,
+            inner,
+            key,
+            length=self.unroll_length,
+            weights=self._weights(step),
+            split=self.meta_loss,
+            keep_losses=not self.rule.coordinatewise,
         )
-        return inner, jnp.where(fresh, 0, state.inner_step), key_segment
+        if self.replay_fraction < 1:
+            key_draw = jax.random.fold_in(key, self.unroll_length + 1)
+            recorded = replay.sample(tx, recorded, key_draw, task.sizes, self.replay_fraction)
+        return recorded, last, losses
+
+    def _replayed(self, theta: Theta, recorded: replay.Recorded) -> Theta:
+        size = self.block_size if self.rule.coordinatewise else 0
+        return replay.gradient(self._transform(), theta, recorded, block_size=size)
 
     def _weights(self, step: jax.Array) -> jax.Array | None:
         """The weights w_t `[T]` of the losses of a segment that starts after `step` steps."""
@@ -272,80 +268,40 @@ class TruncatedBPTT:
         sums = {
             "meta_loss": losses.mean(),
             "segment_end_loss": losses[-1],
-            "num_finite": jnp.ones((), losses.dtype),
+            "num_finite": jnp.ones((), jnp.int32),
         }
         sums = jax.tree.map(lambda x: jnp.where(finite, x, 0), sums)
         next_step = jnp.where(finite, step + self.unroll_length, self.horizon)
-        return sums, TruncatedBPTTState(last, next_step)
+        return sums, Problems(last, next_step)
+
+    def _through_the_unroll(self, theta: Theta, inner: InnerState, key: Key, step: jax.Array):
+        """Differentiates straight through the unroll."""
+        task, transform, weights = self._inner_task(), self._transform(), self._weights(step)
+
+        def segment_loss(theta):
+            tx = transform(theta)
+
+            @jax.checkpoint
+            def one_step(inner, t):
+                inner, _ = inner_step(tx, task, inner, jax.random.fold_in(key, t))
+                after = jax.random.fold_in(key, t + 1)
+                loss = checked_loss(task, inner.params, inner.instance, after, self.meta_loss)
+                return inner, at_least_float32(loss)
+
+            last, losses = jax.lax.scan(one_step, inner, jnp.arange(self.unroll_length))
+            total = losses.sum() if weights is None else jnp.vdot(weights, losses)
+            return total, (last, losses)
+
+        grads, (last, losses) = jax.grad(segment_loss, has_aux=True)(theta)
+        return grads, last, losses
 
     def _inner_task(self) -> Any:
-        return _FlatTask(self.task) if self.rule.coordinatewise else self.task
+        return problems.FlatTask(self.task) if self.rule.coordinatewise else self.task
 
-    def _local_problems(self) -> jax.Array:
-        """The numbers of this device's problems."""
-        if self.mesh is None:
-            return jnp.arange(self.num_tasks)
-        local = self.num_tasks // self.mesh.size
-        return jax.lax.axis_index(AXIS) * local + jnp.arange(local)
-
-    def _sharded(self, fn, *, in_specs, out_specs):
-        if self.mesh is None:
-            return fn
-        return jax.shard_map(
-            fn, mesh=self.mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False
-        )
-
-    def shardings(self) -> tuple[NamedSharding, NamedSharding] | None:
-        """The shardings of replicated values and of the problems in flight; None without a mesh."""
-        if self.mesh is None:
-            return None
-        return NamedSharding(self.mesh, P()), NamedSharding(self.mesh, P(AXIS))
-
-    def replicated(self) -> Self:
-        """This estimator with its data on every device: sent once, and not with every call."""
-        shardings = self.shardings()
-        return jax.device_put(self, shardings[0]) if shardings else self
-
-
-class _FlatTask:
-    """A task whose parameters are one flat vector `[P]`; lives only while a function is traced."""
-
-    def __init__(self, task: Task):
-        self.task = task
-        params = jax.eval_shape(lambda key: draw(task, key)[1], jax.random.key(0))
-        self.sizes = tuple(p.size for p in jax.tree.leaves(params))
-        self.unravel = ravel_pytree(jax.tree.map(lambda p: jnp.zeros(p.shape, p.dtype), params))[1]
-
-    def sample(self, key: Key) -> Instance:
-        return self.task.sample(key)
-
-    def init(self, key: Key, instance: Instance) -> jax.Array:
-        return ravel_pytree(self.task.init(key, instance))[0]
-
-    def loss(self, params: jax.Array, instance: Instance, key: Key) -> jax.Array:
-        return self.task.loss(self.unravel(params), instance, key)
+    def _transform(self) -> replay.Transform:
+        flat = self.rule.coordinatewise
+        return problems.flat_transform(self.rule) if flat else self.rule.transform
 
 
 def _all_finite(tree: Any) -> jax.Array:
     return jnp.all(jnp.array([jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves(tree)]))
-
-
-def _through_the_unroll(estimator: TruncatedBPTT, task, theta, inner, key, weights):
-    """Differentiates straight through the unroll."""
-    length = estimator.unroll_length
-
-    def segment_loss(theta):
-        tx = estimator.rule.transform(theta)
-
-        @jax.checkpoint
-        def step(inner, t):
-            inner, _ = inner_step(tx, task, inner, jax.random.fold_in(key, t))
-            after = jax.random.fold_in(key, t + 1)
-            return inner, task.loss(inner.params, inner.instance, after)
-
-        last, losses = jax.lax.scan(step, inner, jnp.arange(length))
-        total = losses.sum() if weights is None else jnp.vdot(weights, losses)
-        return total, (last, losses)
-
-    grads, (last, losses) = jax.grad(segment_loss, has_aux=True)(theta)
-    return grads, last, losses

@@ -10,7 +10,7 @@ import optax
 import pytest
 from jax.flatten_util import ravel_pytree
 
-from learned_opt.meta_training import TruncatedBPTT, replay
+from learned_opt.meta_training import TruncatedBPTT, problems, replay
 from learned_opt.tasks import Classifier, Quadratic
 from learned_opt.types import UpdateRule
 from learned_opt.update_rules import adam, adamw, lstm, momentum
@@ -37,8 +37,9 @@ def estimate(estimator, theta, state=None, key=KEY):
 
 def meta_loss(estimator, key, theta, state, *, frozen=False):
     """The estimator's meta-loss, written out as a Python loop over the steps."""
-    tx = optax.with_extra_args_support(estimator.rule.transform(theta))
-    task = estimator.task
+    rule, task = estimator.rule, estimator.task
+    transform = problems.flat_transform(rule) if rule.coordinatewise else rule.transform
+    tx = optax.with_extra_args_support(transform(theta))
     shape = jax.eval_shape(lambda: task.init(KEY, task.sample(KEY)))
     unravel = ravel_pytree(jax.tree.map(lambda s: jnp.zeros(s.shape), shape))[1]
     segments, p = estimator.horizon // estimator.unroll_length, estimator.weight_power
@@ -51,6 +52,11 @@ def meta_loss(estimator, key, theta, state, *, frozen=False):
         def loss(params, key):
             return task.loss(as_tree(params), inner.instance, key)
 
+        def judged(params, key):
+            if estimator.meta_loss == "train":
+                return loss(params, key)
+            return task.loss(as_tree(params), inner.instance, key, split=estimator.meta_loss)
+
         start = estimator.unroll_length * (n * segments // estimator.num_tasks)
         for t in range(estimator.unroll_length):
             value, grads = jax.value_and_grad(loss)(params, jax.random.fold_in(key_segment, t))
@@ -59,7 +65,7 @@ def meta_loss(estimator, key, theta, state, *, frozen=False):
             updates, opt_state = tx.update(grads, opt_state, params, value=value, grad=grads)
             params = optax.apply_updates(params, updates)
             weight = (p + 1) * ((start + t + 1) / estimator.horizon) ** p
-            total += weight * loss(params, jax.random.fold_in(key_segment, t + 1))
+            total += weight * judged(params, jax.random.fold_in(key_segment, t + 1))
         return total
 
     return jax.vmap(one_problem)(jnp.arange(estimator.num_tasks), state.inner).mean()
@@ -244,18 +250,16 @@ def test_replay_fraction_averages_to_the_full_meta_gradient():
     state = full.init(KEY, theta)
     expected = ravel_pytree(estimate(full, theta, state)[0])[0]
     # The draw of coordinates and the minibatches share the key, so average over the draw alone.
-    task_flat, tx = part._inner_task(), rule.transform(theta)
+    task_flat, tx = part._inner_task(), part._transform()(theta)
     inner = jax.tree.map(lambda x: x[0], state.inner)
     key_segment = jax.random.split(jax.random.fold_in(KEY, 0))[1]
-    recorded, _, _ = replay.record(full, task_flat, tx, inner, key_segment)
+    recorded, _, _ = replay.record(task_flat, tx, inner, key_segment, length=3)
 
     @jax.jit
     @jax.vmap
     def sampled(key):
-        kept, weight = replay._draw_coordinates(key, task_flat.sizes, 0.2)
-        some = replay._per_coordinate(lambda x: x[..., kept], tx, recorded)
-        some = some._replace(pulls=some.pulls * weight)
-        return ravel_pytree(replay.gradient(part, tx, theta, some))[0]
+        some = replay.sample(tx, recorded, key, task_flat.sizes, 0.2)
+        return ravel_pytree(replay.gradient(part._transform(), theta, some))[0]
 
     draws = sampled(jax.random.split(KEY, 400))
     error = jnp.abs(draws.mean(0) - expected)
@@ -330,3 +334,99 @@ def test_mesh_must_fit():
     other = jax.make_mesh((2,), ("x",), devices=jax.devices()[:2])
     with pytest.raises(ValueError, match="single axis 'tasks'"):
         TruncatedBPTT(**good, num_tasks=2, mesh=other)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Regression:
+    """Least squares with minibatches of two splits; `dtype` is that of the parameters."""
+
+    dtype: str = dataclasses.field(default="float32", metadata={"static": True})
+
+    def sample(self, key):
+        return jax.random.normal(key, (4,))
+
+    def init(self, key, instance):
+        return jax.random.normal(key, (4,)).astype(self.dtype)
+
+    def loss(self, params, instance, key, split="train"):
+        x = jax.random.normal(jax.random.fold_in(key, split == "train"), (8, 4))
+        y = x @ instance + (split == "valid") * jnp.sin(3 * x[:, 0])
+        return jnp.mean((x.astype(params.dtype) @ params - y.astype(params.dtype)) ** 2)
+
+    def evaluate(self, params, instance, split):
+        return {}
+
+
+@pytest.mark.parametrize("name", ["lstm", "lstm_tree", "adam"])
+@pytest.mark.parametrize("second_order", [False, True])
+def test_theta_is_judged_by_held_out_minibatches(name, second_order):
+    rule = RULES[name]
+    theta = random_theta(rule, 0.2) if name.startswith("lstm") else rule.init(KEY)
+    settings = dict(task=Regression(), rule=rule, num_tasks=2, unroll_length=3, horizon=6)
+    estimator = TruncatedBPTT(**settings, second_order=second_order, meta_loss="valid")
+    state = estimator.init(KEY, theta)
+    grads, after, metrics = estimate(estimator, theta, state)
+    value, expected = jax.value_and_grad(
+        lambda theta: meta_loss(estimator, KEY, theta, state, frozen=not second_order)
+    )(theta)
+    np.testing.assert_allclose(metrics["meta_loss"] * 3, value, rtol=1e-5)
+    scale = max(float(jnp.abs(x).max()) for x in jax.tree.leaves(expected))
+    chex.assert_trees_all_close(grads, expected, rtol=2e-3, atol=2e-5 * scale)
+    # The rule is fed the same gradients whatever it is judged by.
+    _, trained, other = estimate(TruncatedBPTT(**settings), theta, state)
+    chex.assert_trees_all_close(after.inner.params, trained.inner.params, rtol=1e-6)
+    assert abs(float(metrics["meta_loss"] - other["meta_loss"])) > 1e-3
+
+
+def test_a_task_without_splits_cannot_judge_by_one():
+    class NoSplit(Regression):
+        def loss(self, params, instance, key):
+            return jnp.sum(params**2)
+
+    task = jax.tree_util.register_dataclass(dataclasses.dataclass(frozen=True)(NoSplit))()
+    estimator = TruncatedBPTT(
+        task=task, rule=adam(0.05), num_tasks=1, unroll_length=2, horizon=2, meta_loss="valid"
+    )
+    theta = adam(0.05).init(KEY)
+    with pytest.raises(TypeError, match=r"write NoSplit\.loss\(self, .*split='train'\)"):
+        estimator.estimate(KEY, theta, estimator.init(KEY, theta))
+
+
+@pytest.mark.parametrize("mapping", ["map", "vmap"])
+def test_four_hundred_bfloat16_problems_are_counted_and_averaged(mapping):
+    # 256 + 1 is 256 in bfloat16.
+    rule = adam(0.05)
+    theta = rule.init(KEY)
+    results = {}
+    for dtype in ("float32", "bfloat16"):
+        estimator = TruncatedBPTT(
+            task=Regression(dtype),
+            rule=rule,
+            num_tasks=400,
+            unroll_length=2,
+            horizon=2,
+            mapping=mapping,
+        )
+        grads, _, results[dtype] = estimate(estimator, theta)
+        assert results[dtype]["num_diverged"] == 0
+        assert results[dtype]["meta_loss"].dtype == jnp.float32
+        results[dtype]["gradient"] = grads["learning_rate"]
+    for name in ("meta_loss", "segment_end_loss", "gradient"):
+        np.testing.assert_allclose(results["bfloat16"][name], results["float32"][name], rtol=0.05)
+
+
+@pytest.mark.parametrize("name", ["lstm", "lstm_raw", "adam", "momentum", "adamw"])
+def test_a_flat_transform_is_the_rule_with_coordinates_last(name):
+    rule = RULES[name]
+    theta = random_theta(rule, 0.2) if name.startswith("lstm") else rule.init(KEY)
+    tx, flat = rule.transform(theta), problems.flat_transform(rule)(theta)
+    params = jnp.linspace(-1, 1, 5)
+    state, flat_state = tx.init(params), flat.init(params)
+    for t in range(3):
+        grads = jnp.sin(3 * params + t)
+        updates, state = tx.update(grads, state, params)
+        flat_updates, flat_state = flat.update(grads, flat_state, params)
+        np.testing.assert_allclose(flat_updates, updates, rtol=1e-5, atol=1e-7)
+    sizes = {x.shape[-1] for x in jax.tree.leaves(flat_state) if x.ndim}
+    assert sizes == {5}
