@@ -316,7 +316,7 @@ def _write_results(config: ConfigDict, workdir: Path, state: TrainState) -> None
         "best_validation_score": float(state.best.score),
         "best_step": int(state.best.step),
         "num_meta_steps": steps,
-        "inner_steps": sum(r["inner_steps"] for r in records),
+        "inner_steps": int(sum(r["inner_steps"] for r in records)),
         "minutes": sum(r["seconds"] for r in records) / 60,
         "devices": [str(device) for device in jax.devices()],
         "skipped_meta_updates": int(state.num_skipped),

@@ -123,6 +123,33 @@ def test_killed_at_any_moment_it_ends_with_the_same_bits(finished, tmp_path):
     assert steps_at_kill[0] >= 2
 
 
+@pytest.mark.slow
+def test_a_mixture_killed_five_times_ends_with_the_same_bits(tmp_path):
+    settings = {
+        "config": "lstm_mixture",
+        "task.num_dims": None,
+        "curriculum": None,
+        "num_tasks": 2,
+        "validation_problems": 2,
+    }
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    run = start(whole, **settings)
+    assert run.returncode == 0, run.stderr[-3000:]
+    names = {name for record in read_metrics(whole) for name in record}
+    for part in ("mlp", "conv", "quadratics"):
+        assert {f"{part}/meta_loss", f"{part}/validation_loss"} <= names
+    for wanted in (2, 4, 6, 8, 10):
+        process = subprocess.Popen(
+            command(killed, **settings), cwd=ROOT, env=environment(), stderr=subprocess.DEVNULL
+        )
+        while process.poll() is None and _newest(killed / "checkpoints") < wanted:
+            time.sleep(0.005)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert start(killed, **settings).returncode == 0
+    assert theta_bits(killed) == theta_bits(whole)
+
+
 def _newest(checkpoints):
     steps = [int(p.name[5:]) for p in checkpoints.glob("step_????????")]
     return max(steps, default=0)

@@ -5,6 +5,8 @@ r"""One LSTM optimizer, three tasks at once: an MLP and a conv net on digits, an
 
 Meta-gradients are scaled to their own running size, so that the three count alike. The validation
 score is the geometric mean over the three tasks of (loss after 100 updates / loss at the start).
+
+Run time: 2 to 7 minutes on one core. Expected: validation score .05.
 """
 
 from ml_collections import ConfigDict
