@@ -1,16 +1,19 @@
 """What finished tuning studies say: read from their work directories, compared by intervals."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from experiments.common.names import display_name
+from learned_opt.figures.studies import Interval
 from learned_opt.studies import statistics
+from learned_opt.studies.spaces import SearchSpace
 from learned_opt.studies.trials import read_trials
 
-# M ⊆ N: with enough tuning N should never be worse than M.
+# M ⊆ N: with enough tuning N cannot be worse than M.
 ARROWS = (
     ("sgd", "momentum"),
     ("sgd", "nesterov"),
@@ -18,6 +21,11 @@ ARROWS = (
     ("momentum", "adam"),
     ("nesterov", "nadam"),
 )
+INITIAL, EDGE = "†", "‡"  # marks of numbers that another space could change
+MARKS = {
+    INITIAL: "the search space is an initial one, a first guess that no study has narrowed",
+    EDGE: "the best trial lies on an edge of its search space: a wider one might do better",
+}
 
 
 def read_study(workdir: Path) -> dict[str, Any]:
@@ -47,6 +55,30 @@ def final_results(study: Mapping[str, Any]) -> dict[str, Any]:
     return study["levels"][list(study["levels"])[-1]]
 
 
+def tuned_results(study: Mapping[str, Any]) -> dict[str, Any]:
+    """The final results of rules that were tuned."""
+    return {name: r for name, r in final_results(study).items() if r["space"]["parameters"]}
+
+
+def learned_results(study: Mapping[str, Any]) -> dict[str, Any]:
+    """The final results of rules that have nothing to tune."""
+    return {name: r for name, r in final_results(study).items() if not r["space"]["parameters"]}
+
+
+def shown(rule: str) -> str:
+    """What tables and figures of studies call a rule: the tuned ones are all of the hierarchy."""
+    return display_name(rule, hierarchy=True)
+
+
+def arrow_name(found: Mapping[str, Any]) -> str:
+    """What an arrow is called; both of its rules are the hierarchy's, so their author is left out.
+
+    Args:
+      found: an entry of `compare_arrows`.
+    """
+    return f"{display_name(found['special'])} ⊆ {display_name(found['general'])}"
+
+
 def grows(study: Mapping[str, Any]) -> bool:
     """Whether there are several spaces."""
     return len(study["levels"]) > 1
@@ -69,6 +101,35 @@ def trials_of(study: Mapping[str, Any], rule: str, result: Mapping[str, Any]) ->
     return {i: trial for i, trial in found.items() if i < result["num_trials"]}
 
 
+def edges(study: Mapping[str, Any], rule: str, result: Mapping[str, Any]) -> dict[str, str]:
+    """On which edges of its space a rule's best trial lies; see `SearchSpace.on_edge`."""
+    best = trials_of(study, rule, result)[result["best"]["index"]]
+    return SearchSpace.from_dict(result["space"]).on_edge(best["point"])
+
+
+def marks(study: Mapping[str, Any], *rules: str) -> str:
+    """The marks of `MARKS` that belong to the final results of rules, together."""
+    final = final_results(study)
+    initial = any(final[rule]["level"].startswith("initial") for rule in rules)
+    on_edge = any(edges(study, rule, final[rule]) for rule in rules)
+    return INITIAL * initial + EDGE * on_edge
+
+
+def scale(study: Mapping[str, Any]) -> float:
+    """What scores are multiplied by to be shown: errors are in per cent."""
+    return 100 if study["metric"] == "error" else 1
+
+
+def unit(study: Mapping[str, Any]) -> str:
+    """What the scores that are shown are."""
+    return "error, %" if study["metric"] == "error" else "loss"
+
+
+def scaled(study: Mapping[str, Any], numbers: Sequence[float]) -> Interval:
+    """An interval of scores as it is shown."""
+    return Interval(*(scale(study) * float(x) for x in numbers))
+
+
 def json_values(result: Mapping[str, Any], name: str) -> np.ndarray:
     """Numbers as they are in JSON, infinity where a run diverged."""
     values = np.array(result[name], float)
@@ -80,9 +141,43 @@ def winner_scores(study: Mapping[str, Any], result: Mapping[str, Any]) -> np.nda
     return json_values(result["winner"], f"test_{study['metric']}")
 
 
-def tuned_results(study: Mapping[str, Any]) -> dict[str, Any]:
-    """The final results of rules that were tuned."""
-    return {name: r for name, r in final_results(study).items() if r["space"]["parameters"]}
+class Cell(NamedTuple):
+    """A winner's place in a table.
+
+    Attributes:
+      text: its test score ± standard error over seeds, and what went wrong.
+      marks: of its space.
+      best: whether it has the lowest mean of the workload.
+    """
+
+    text: str
+    marks: str
+    best: bool
+
+
+def winner_cells(study: Mapping[str, Any]) -> dict[str, Cell]:
+    """The winners of a workload, by rule."""
+    final = final_results(study)
+    means = {rule: winner_scores(study, result).mean() for rule, result in final.items()}
+    lowest = min(means.values())
+    return {
+        rule: Cell(_plus_minus(study, result), marks(study, rule), means[rule] == lowest)
+        for rule, result in final.items()
+    }
+
+
+def _plus_minus(study: Mapping[str, Any], result: Mapping[str, Any]) -> str:
+    values = scale(study) * winner_scores(study, result)
+    diverged = int((~np.isfinite(values)).sum())
+    if diverged:
+        return f"diverged on {diverged} of {len(values)} seeds"
+    text = f"{values.mean():.4g} ± {_standard_error(values):.2g}"
+    above = int(statistics.ended_above_start(json_values(result["winner"], "losses")).sum())
+    return f"{text} ({above} of {len(values)} end above their start)" if above else text
+
+
+def _standard_error(values: np.ndarray) -> float:
+    return float(values.std(ddof=1) / len(values) ** 0.5)
 
 
 def winners_summary(study: Mapping[str, Any]) -> dict[str, Any]:
@@ -91,12 +186,17 @@ def winners_summary(study: Mapping[str, Any]) -> dict[str, Any]:
     for name, result in final_results(study).items():
         values = winner_scores(study, result)
         diverged = int((~np.isfinite(values)).sum())
+        above = statistics.ended_above_start(json_values(result["winner"], "losses"))
+        space = "initial" if result["level"].startswith("initial") else "narrowed"
         found[name] = {
             "mean": None if diverged else float(values.mean()),
-            "standard_error": None if diverged else float(values.std(ddof=1) / len(values) ** 0.5),
+            "standard_error": None if diverged else _standard_error(values),
             "diverged_seeds": diverged,
+            "seeds_that_end_above_their_start": int(above.sum()),
             "num_trials": result["num_trials"],
             "divergence_rate": result["divergence_rate"],
+            "space": space if result["space"]["parameters"] else None,
+            "best_trial_on_edge": edges(study, name, result),
         }
     return found
 
@@ -113,14 +213,14 @@ def compare_arrows(study: Mapping[str, Any]) -> dict[str, Any]:
             *(json_values(r, "scores") for r in (n, m)),
             *(json_values(r, "test_scores") for r in (n, m)),
         )
-        lows = (seeds.low, tuning.low)
-        answer = "worse" if min(lows) > 0 else "never worse" if max(lows) <= 0 else "unclear"
-        if np.isnan(lows).any():  # both diverged somewhere
-            answer = "unclear"
+        intervals = [(seeds.low, seeds.high), (tuning.low, tuning.high)]
         found[f"{special} ⊆ {general}"] = {
+            "special": special,
+            "general": general,
             "seeds": [seeds.mean, seeds.low, seeds.high],
             "tuning": list(tuning),
-            "answer": answer,
+            "answer": statistics.verdict(intervals),
+            "marks": marks(study, special, general),
         }
     return found
 

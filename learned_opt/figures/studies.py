@@ -1,7 +1,7 @@
-"""Figures of tuning studies, as PNG files, in the style of all others."""
+"""Figures of tuning studies, in the style of all others; PNG or SVG, as the file is named."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -39,6 +39,7 @@ def best_of_k(
     path: str | os.PathLike,
     *,
     ylabel: str = "best of K",
+    groups: Mapping[str, str] | None = None,
 ) -> None:
     """Draws what the best of K trials scores against K: the mean, and the 5th to 95th percentile.
 
@@ -47,19 +48,22 @@ def best_of_k(
 
     Args:
       panels: title -> label -> (K, mean, low, high), each `[num_ks]`; infinities are left out.
-      path: the PNG file.
+      path: the file, `….svg` or `….png`.
       ylabel: what is scored.
+      groups: title -> group; panels of one group have the same vertical axis.
     """
     styles = styles_of(all_labels(panels))
-    figure, axes = make_panels(len(panels), ylabel=ylabel, xlabel="trials K")
+    columns = min(4, len(panels)) if groups else None  # pairs side by side
+    figure, axes = make_panels(len(panels), ylabel=ylabel, xlabel="trials K", columns=columns)
+    ends = _Ends(panels, groups)
     for axis, (title, curves) in zip(axes, panels.items(), strict=False):
-        lows, highs = [], []
         dodges = np.exp(np.linspace(-0.2, 0.2, len(curves))) if len(curves) > 1 else [1.0]
         for dodge, (label, parts) in zip(dodges, curves.items(), strict=True):
             ks, mean, low, high = (np.asarray(part, np.float64) for part in parts)
             color, dashes = styles[label]
             shown = np.isfinite(high) & (low > 0)
-            if shown.any() and np.ptp(low[shown]) == np.ptp(high[shown]) == 0:  # nothing was tuned
+            flat = shown.any() and np.ptp(low[shown]) == np.ptp(high[shown]) == 0
+            if flat:  # nothing was tuned
                 axis.fill_between(
                     ks[shown], low[shown], high[shown], color=color, alpha=0.15, linewidth=0
                 )
@@ -78,17 +82,40 @@ def best_of_k(
                 **line_weight(label),
             )
             if shown.any():
-                lows.append(mean[shown].min())
-                highs.append(np.median(mean[shown]))
+                ends.add(title, mean[shown].min(), np.nan if flat else np.median(mean[shown]))
         axis.set_xscale("log")
-        ends = axis.get_xlim()
-        ticks = [k for k in _KS if k <= ends[1]]
+        ticks = [k for k in _KS if k <= axis.get_xlim()[1]]
         axis.set_xticks(ticks, map(str, ticks))
         axis.set_xticks([], minor=True)
-        if lows:
-            log_axis(axis, lows, highs, above=2.0)
         axis.set_title(title, fontsize=10)
+    for axis, (title, curves) in zip(axes, panels.items(), strict=False):
+        log_axis(axis, *ends.of(title), above=2.0)
+        for label, parts in curves.items():
+            lowest = np.nanmin(np.asarray(parts[1], np.float64))
+            if np.isfinite(lowest) and lowest > axis.get_ylim()[1]:  # nothing of it is seen
+                axis.text(
+                    0.98, 0.97, f"{label}: {lowest:.3g} ↑", transform=axis.transAxes, ha="right",
+                    va="top", fontsize=9, color=styles[label][0],
+                    bbox={"facecolor": "white", "edgecolor": "none", "pad": 1.5},
+                )  # fmt: skip
     save(figure, axes, path, legend="right")
+
+
+class _Ends:
+    """Where vertical axes end, one for each group of panels."""
+
+    def __init__(self, titles: Iterable[str], groups: Mapping[str, str] | None):
+        self._groups = groups or {title: title for title in titles}
+        self._found: dict[str, list[tuple[float, float]]] = {}
+
+    def add(self, title: str, low: float, high: float) -> None:
+        """Says that a panel has a curve from `low` to `high`."""
+        self._found.setdefault(self._groups[title], []).append((low, high))
+
+    def of(self, title: str) -> tuple[list[float], list[float]]:
+        """The lows and the highs of the curves in a panel's group."""
+        found = self._found.get(self._groups[title], [])
+        return [low for low, _ in found], [high for _, high in found]
 
 
 def winners(
@@ -96,18 +123,20 @@ def winners(
     path: str | os.PathLike,
     *,
     ylabel: str = "training loss",
+    groups: Mapping[str, str] | None = None,
 ) -> None:
     """Draws curves of the winners over fresh seeds: the mean, and the 5th to 95th percentile.
 
     Args:
       panels: title -> label -> (updates `[segments]`, values `[seeds, segments]`).
-      path: the PNG file.
+      path: the file, `….svg` or `….png`.
       ylabel: what the values are.
+      groups: title -> group; panels of one group have the same vertical axis.
     """
     styles = styles_of(all_labels(panels))
     figure, axes = make_panels(len(panels), ylabel=ylabel, xlabel="updates")
+    ends = _Ends(panels, groups)
     for axis, (title, curves) in zip(axes, panels.items(), strict=False):
-        lows, highs = [], []
         for label, (updates, values) in curves.items():
             updates, values = np.asarray(updates, float), np.asarray(values, np.float64)
             values = np.where(np.isfinite(values), values, np.nan)
@@ -122,11 +151,12 @@ def winners(
             axis.plot(
                 updates, mean, color=color, linestyle=dashes, label=label, **line_weight(label)
             )
-            lows.append(mean.min())
-            highs.append(mean[0])
+            ends.add(title, mean.min(), mean[0])
+        axis.set_title(title, fontsize=10)
+    for axis, title in zip(axes, panels, strict=False):
+        lows, highs = ends.of(title)
         if lows:
             log_axis(axis, lows, [np.quantile(highs, 0.25)], above=2.0)
-        axis.set_title(title, fontsize=10)
     save(figure, axes, path, legend="right")
 
 
@@ -142,29 +172,36 @@ def projections(
     Args:
       panels: hyperparameter -> (values, scores, 'log' or 'linear'), a value and a score a trial;
         trials that diverged (not finite), and the worst tenth, are ticks at the upper edge.
-      path: the PNG file.
+      path: the file, `….svg` or `….png`.
       ylabel: the score.
       title: of the figure.
     """
-    from matplotlib.ticker import NullFormatter
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
     figure, axes = make_panels(len(panels), ylabel=ylabel, xlabel="", sharey=True)
     for axis, (name, (values, scores, scale)) in zip(axes, panels.items(), strict=False):
         values, scores = np.asarray(values, float), np.asarray(scores, float)
         axis.set_xscale(scale)
         if scale == "log":
-            axis.xaxis.set_minor_formatter(NullFormatter())
+            axis.xaxis.set_major_locator(LogLocator(numticks=5))
+            axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+            axis.xaxis.set_minor_locator(NullLocator())
         fine = np.isfinite(scores)
         if fine.any():
             best = np.argmin(np.where(fine, scores, np.inf))
             fine &= scores <= 1.2 * np.quantile(scores[fine], 0.9, method="lower")
-            axis.plot(values[fine], scores[fine], "o", color="#0072B2", markersize=3.5, alpha=0.7)
+            axis.plot(
+                values[fine], scores[fine], "o", color="#0072B2", markersize=4, alpha=0.7,
+                markeredgewidth=0,
+            )  # fmt: skip
             axis.plot(values[best], scores[best], "*", color="#D55E00", markersize=13, zorder=4)
             if (scores[fine] > 0).all():
                 log_axis(axis, 0.85 * scores[fine], scores[fine], above=1.2)
         if (~fine).any():
-            top = np.full((~fine).sum(), axis.get_ylim()[1])
-            axis.plot(values[~fine], top, "|", color="#D55E00", markersize=9, clip_on=False)
+            axis.plot(
+                values[~fine], np.ones((~fine).sum()), "|", color="#D55E00", markersize=9,
+                clip_on=False, transform=axis.get_xaxis_transform(),
+            )  # fmt: skip
         axis.set_xlabel(name)
     if title:
         figure.suptitle(title, fontsize=10)
@@ -182,11 +219,12 @@ def intervals(
 
     Args:
       panels: title -> row -> intervals, one for each of `names`.
-      path: the PNG file.
+      path: the file, `….svg` or `….png`.
       names: what the intervals of a row are.
       xlabel: the quantity; 'worse' and 'better' belong to its positive and negative side.
     """
-    figure, axes = make_panels(len(panels), xlabel="", ylabel="")
+    alike = len({tuple(rows) for rows in panels.values()}) == 1  # one set of labels for a row
+    figure, axes = make_panels(len(panels), xlabel="", ylabel="", sharey=alike)
     colors = ("#0072B2", "#D55E00", "#009E73")
     for axis, (title, rows) in zip(axes, panels.items(), strict=False):
         axis.axvline(0, color="0.3", linewidth=1)
@@ -216,7 +254,7 @@ def rankings(
 
     Args:
       panels: title -> rule -> its score on every level.
-      path: the PNG file.
+      path: the file, `….svg` or `….png`.
       levels: the names of the spaces, small to large.
       ylabel: the score.
     """
@@ -256,7 +294,7 @@ def win_probabilities(
 
     Args:
       panels: title -> (rules, probabilities `[rules, rules]`).
-      path: the PNG file.
+      path: the file, `….svg` or `….png`.
     """
     figure, axes = make_panels(len(panels), xlabel="", ylabel="")
     for axis, (title, (rules, values)) in zip(axes, panels.items(), strict=False):
@@ -285,7 +323,7 @@ def profiles(
     Args:
       taus: the factors, `[num_taus]`.
       curves: rule -> shares `[num_taus]`.
-      path: the PNG file.
+      path: the file, `….svg` or `….png`.
       xlabel: the cost that is compared.
     """
     styles = styles_of(curves)

@@ -1,13 +1,17 @@
 """What all figures share: colours, dashes, axes, panels and legends."""
 
+import io
 import itertools
 import math
 import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
+
+from learned_opt.figures import svg
 
 # Okabe and Ito's colours, told apart by colour-blind readers as well; without yellow, which is
 # faint on white. Names that are not listed take the other colours in turn, dashed when used up.
@@ -21,9 +25,14 @@ KNOWN_STYLES = {
     "adam": ("#E69F00", "solid"),
     "adagrad": ("#7F7F7F", "dashed"),
     "adadelta": ("#009E73", "dashed"),
-    "nadam": ("#0072B2", "dashed"),
+    "nadam": ("#56B4E9", "solid"),
     "adamw": ("#CC79A7", "dashed"),
     "muon": ("#E69F00", "dashed"),
+}
+LEARNED_STYLES = {
+    "lstm_mnist": ("#000000", "solid"),
+    "lstm_quadratic": ("#D55E00", "solid"),
+    "lstm_quadratic_gaussian": ("#D55E00", "dashed"),
 }
 LAST_STYLE = ("#000000", "solid")  # when all are used up
 
@@ -39,12 +48,13 @@ def styles_of(labels: Sequence[str] | Mapping[str, Any]) -> dict[str, tuple[str,
     The first word of a label is the rule's name; a second label of the same rule is dashed.
     """
     styles: dict[str, tuple[str, Any]] = {}
-    reserved = {KNOWN_STYLES[base(label)] for label in labels if base(label) in KNOWN_STYLES}
+    known = KNOWN_STYLES | LEARNED_STYLES
+    reserved = {known[base(label)] for label in labels if base(label) in known}
     others = ((color, dash) for dash in _DASHES for color in COLORS)
     free = itertools.chain((s for s in others if s not in reserved), itertools.repeat(LAST_STYLE))
     for label in labels:
-        if base(label) in KNOWN_STYLES:
-            color, first = KNOWN_STYLES[base(label)]
+        if base(label) in known:
+            color, first = known[base(label)]
             dashes = (first, *_DASHES)
             styles[label] = next(
                 ((color, dash) for dash in dashes if (color, dash) not in styles.values()),
@@ -90,12 +100,13 @@ def line_weight(label: str) -> dict[str, float]:
 
 
 def make_panels(
-    number: int, *, xlabel: str, ylabel: str, sharey: bool = False
+    number: int, *, xlabel: str, ylabel: str, sharey: bool = False, columns: int | None = None
 ) -> tuple[Any, list[Any]]:
-    """A figure with `number` panels in rows of at most four."""
+    """A figure with `number` panels in rows of `columns`, by default of at most four."""
     from matplotlib.figure import Figure
 
-    columns = {4: 2}.get(number, min(number, 3 if number in (5, 6, 9) else 4))
+    if columns is None:
+        columns = {4: 2}.get(number, min(number, 3 if number in (5, 6, 9) else 4))
     rows = math.ceil(number / columns)
     width, height = (6.4, 4.2) if number == 1 else (3.9, 3.4)
     figure = Figure(figsize=(width * columns, height * rows), dpi=130, layout="constrained")
@@ -117,11 +128,23 @@ def make_panels(
 def save(
     figure: Any, axes: list[Any], path: str | os.PathLike, *, legend: Literal["right"] | None
 ) -> None:
-    """Writes the figure, with one legend of all panels beside them if asked for."""
+    """Writes the figure, with one legend of all panels beside them if asked for.
+
+    A path `….svg` gives a small file of vectors.
+    """
+    from matplotlib import rc_context
+
     if legend:
         handles: dict[str, Any] = {}
         for axis in axes:
             for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
                 handles.setdefault(label, handle)
-        figure.legend(handles.values(), handles.keys(), loc="outside right upper", frameon=False)
-    figure.savefig(path)
+        labels = sorted(handles, key=lambda label: base(label) in LEARNED_STYLES)
+        found = [handles[label] for label in labels]
+        figure.legend(found, labels, loc="outside right upper", frameon=False)
+    if Path(path).suffix != ".svg":
+        figure.savefig(path)
+        return
+    with io.StringIO() as file, rc_context(svg.SETTINGS):  # type: ignore[arg-type]
+        figure.savefig(file, format="svg", metadata={"Date": None})
+        Path(path).write_text(svg.compact(file.getvalue()), encoding="utf-8")

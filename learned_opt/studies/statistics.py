@@ -10,6 +10,7 @@ al., *Show your work: improved reporting of experimental results*, 2019.
 """
 
 import math
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -238,6 +239,35 @@ def paired_difference(
     return PairedDifference(float(difference.mean()), float(low), float(high), better)
 
 
+Verdict = Literal["better", "worse", "not shown worse", "unclear"]
+
+
+def verdict(intervals: Sequence[tuple[float, float]]) -> Verdict:
+    """What intervals of a difference A − B say together about A, where lower is better.
+
+    - *better*: every interval lies below zero.
+    - *worse*: every interval lies above zero.
+    - *unclear*: some lie above zero and others do not, or an end is NaN.
+    - *not shown worse*: none lies above zero. That is no proof of the contrary: an interval from
+      −0.4 to +25 is among them.
+
+    Args:
+      intervals: (low, high) of each, at least one.
+
+    Example:
+      >>> verdict([(-0.44, 25.0), (-3.0, -1.0)])
+      'not shown worse'
+    """
+    lows, highs = np.array(intervals, float).T
+    if np.isnan(lows).any() or np.isnan(highs).any():
+        return "unclear"
+    if (highs < 0).all():
+        return "better"
+    if (lows > 0).all():
+        return "worse"
+    return "unclear" if (lows > 0).any() else "not shown worse"
+
+
 def steps_to_target(losses: ArrayLike, target: float) -> np.ndarray:
     """The first step at which a loss curve is at or below the target; infinity if it never is.
 
@@ -291,6 +321,17 @@ def divergence_rate(scores: ArrayLike) -> float:
     if scores.size == 0:
         raise ValueError("there are no trials")
     return float(np.mean(~np.isfinite(scores)))
+
+
+def ended_above_start(losses: ArrayLike) -> np.ndarray:
+    """Whether runs end above their start without having diverged, `[num_runs]`.
+
+    Args:
+      losses: the mean training losses of a run's segments, `[num_runs, segments]`; not finite
+        where it diverged.
+    """
+    losses = np.asarray(losses, float)
+    return np.isfinite(losses).all(axis=1) & (losses[:, -1] > losses[:, 0])
 
 
 def _in_order(validation: ArrayLike, reported: ArrayLike) -> np.ndarray:

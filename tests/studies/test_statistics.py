@@ -135,6 +135,28 @@ def test_paired_difference_covers_the_truth():
     assert statistics.paired_difference([1.0, 2.0], [2.0, 2.0]).probability_a_better == 0.75
 
 
+@pytest.mark.parametrize(
+    ("intervals", "expected"),
+    [
+        ([(-0.44, 25.0), (-0.1, 0.3)], "not shown worse"),  # far from "never worse"
+        ([(-3.0, 0.0), (-2.0, -1.0)], "not shown worse"),
+        ([(-3.0, -0.1), (-2.0, -1.0)], "better"),
+        ([(0.1, 3.0), (0.2, math.inf)], "worse"),
+        ([(0.1, 3.0), (-0.2, 1.0)], "unclear"),
+        ([(0.1, 3.0), (-2.0, -1.0)], "unclear"),
+        ([(math.nan, math.nan), (-2.0, -1.0)], "unclear"),
+    ],
+)
+def test_a_verdict_claims_no_more_than_its_intervals(intervals, expected):
+    assert statistics.verdict(intervals) == expected
+    assert statistics.verdict(intervals[::-1]) == expected
+
+
+def test_runs_that_end_above_their_start():
+    losses = [[2.0, 1.0], [2.0, 3.0], [2.0, 2.0], [2.0, math.nan], [1.0, math.inf]]
+    assert statistics.ended_above_start(losses).tolist() == [False, True, False, False, False]
+
+
 def test_steps_to_target():
     losses = [[3.0, 2.0, 1.0, 1.5], [3.0, 2.5, 2.2, math.nan]]
     assert statistics.steps_to_target(losses, 2.0).tolist() == [1.0, math.inf]
