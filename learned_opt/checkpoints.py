@@ -65,10 +65,23 @@ class Checkpointer:
         Args:
           step: its number, at least 0; a checkpoint of the same number is replaced.
           tree: a PyTree whose leaves are JAX or NumPy arrays or Python numbers.
+
+        Raises:
+          OSError: it could not be written, for example because the disk is full; those that were
+            there before are intact.
         """
         if step < 0:
             raise ValueError(f"step must not be negative, got {step}")
         final = self.directory / _NAME.format(step)
+        try:
+            self._save(step, tree, final)
+        except Exception as error:  # Orbax passes on errors of many kinds
+            reason = " ".join(str(error).split())[:200]
+            raise OSError(
+                f"checkpoint {final} could not be written ({reason}); the ones before it are intact"
+            ) from error
+
+    def _save(self, step: int, tree: Any, final: Path) -> None:
         partial = final.with_name(final.name + _PARTIAL)
         first_process = jax.process_index() == 0
         if first_process:

@@ -1,9 +1,12 @@
 """What all experiments share on the command line: flags, devices, and errors a user can act on."""
 
 import contextlib
+import os
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
 import jax
 from absl import app, flags, logging
@@ -41,13 +44,15 @@ _USER_ERRORS = (
     OSError,
     FloatingPointError,
 )
+_INTERRUPTED = "interrupted; the same command goes on from the last checkpoint"
+_TERMINATED = 128 + signal.SIGTERM
 
 
 def launch(experiment: Callable[[ConfigDict, Path, str | None], None]) -> None:
     """Parses the flags and runs `experiment(config, workdir, data_dir)`.
 
     An error that a user can mend ends the program with one line and exit code 1; `--traceback`
-    shows where it was raised. Ctrl-C ends it with exit code 130.
+    shows where it was raised. Ctrl-C ends it with exit code 130, SIGTERM with 143.
     """
 
     def main(argv: list[str]) -> None:
@@ -58,10 +63,15 @@ def launch(experiment: Callable[[ConfigDict, Path, str | None], None]) -> None:
         look_next_to(config_flags.get_config_filename(flags.FLAGS["config"]))
         if _TEXT_FILE.value is not None:
             _CONFIG.value.task.text_file = _TEXT_FILE.value
+        signal.signal(signal.SIGTERM, _terminate)
         try:
             experiment(_CONFIG.value, Path(str(_WORKDIR.value)), _DATA_DIR.value)
         except KeyboardInterrupt:
-            _exit("interrupted; the same command goes on from the last checkpoint", 130)
+            _exit(_INTERRUPTED, 130)
+        except SystemExit as stop:
+            if stop.code != _TERMINATED:
+                raise
+            _exit(_INTERRUPTED, _TERMINATED)
         except _USER_ERRORS as error:
             if _TRACEBACK.value:
                 raise
@@ -73,14 +83,21 @@ def launch(experiment: Callable[[ConfigDict, Path, str | None], None]) -> None:
             return app.parse_flags_with_usage(argv)
         except (AttributeError, KeyError, OSError, TypeError, ValueError) as error:
             _exit(f"error: {' '.join(str(error).split())}", 2)
-            raise
 
     app.run(main, flags_parser=parse)
 
 
-def _exit(message: str, code: int) -> None:
+def _terminate(signum, frame):
+    del signum, frame
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a second one acts at once
+    raise SystemExit(_TERMINATED)
+
+
+def _exit(message: str, code: int) -> NoReturn:
+    """Ends the process at once: threads that wait for a failed save would hold up `sys.exit`."""
+    sys.stdout.flush()
     print(message, file=sys.stderr, flush=True)
-    sys.exit(code)
+    os._exit(code)
 
 
 def start_devices(num_tasks: int, num_devices: int = 0) -> jax.sharding.Mesh | None:

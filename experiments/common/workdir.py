@@ -1,9 +1,11 @@
 """Work directories: one a run, with its exact config and the versions that made it."""
 
+import fcntl
 import importlib.metadata
 import json
 import os
 import platform
+import socket
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,21 +14,25 @@ from typing import Any
 from ml_collections import ConfigDict
 
 _PACKAGES = ("learned_opt", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+_locks: dict[Path, int] = {}  # locks of this process, held for its life: file -> descriptor
 
 
-def open_workdir(path: str | os.PathLike, config: ConfigDict) -> Path:
+def open_workdir(path: str | os.PathLike, config: ConfigDict, *, part: int = 0) -> Path:
     """Makes a work directory, or goes on with the one of the same config.
 
-    Writes `config.json` and `versions.json` there.
+    Writes `config.json` and `versions.json` there. The directory is this process's until it ends,
+    however it ends: the lock on `.lock_PART` is the kernel's.
 
     Args:
       path: the directory.
       config: the run's config. Its JSON form is what tells runs apart.
+      part: of a run that several processes share, which one this is; each part is one process's.
 
     Returns:
       The directory.
 
     Raises:
+      BlockingIOError: another process works in it.
       PermissionError: it cannot be made or written to.
       NotADirectoryError: there is a file of that name.
       ValueError: it belongs to a run with another config; nothing in it is touched.
@@ -43,11 +49,12 @@ def open_workdir(path: str | os.PathLike, config: ConfigDict) -> Path:
         raise PermissionError(
             f"workdir {path} cannot be written to ({error.strerror}); choose another --workdir"
         ) from error
+    lock = _lock(path, part)
     wanted = json.loads(json.dumps(config.to_dict(), default=str))
     file = path / "config.json"
     if file.exists():
         try:
-            present = json.loads(file.read_text())
+            present = json.loads(file.read_text(encoding="utf-8"))
         except ValueError:
             raise ValueError(f"{file} is damaged; choose another --workdir") from None
         if present != wanted:
@@ -58,7 +65,28 @@ def open_workdir(path: str | os.PathLike, config: ConfigDict) -> Path:
     else:
         write_json(file, wanted)
         write_json(path / "versions.json", versions())
+    os.ftruncate(lock, 0)
+    os.pwrite(lock, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
     return path
+
+
+def _lock(folder: Path, part: int) -> int:
+    """Takes the lock of a part; its file says who holds it."""
+    path = folder.resolve() / f".lock_{part}"
+    if path in _locks:
+        return _locks[path]
+    file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        holder = os.pread(file, 1000, 0).decode(errors="replace").strip()
+        os.close(file)
+        raise BlockingIOError(
+            f"workdir {folder} is in use by {holder or 'another process'}; wait for it to end, or "
+            "choose another --workdir"
+        ) from None
+    _locks[path] = file
+    return file
 
 
 def _difference(present: Mapping, wanted: Mapping, prefix: str = "") -> str:
@@ -86,8 +114,8 @@ def versions() -> dict[str, str]:
 def write_json(path: str | os.PathLike, content: Any) -> None:
     """Writes JSON in one atomic step."""
     path = Path(path)
-    temporary = path.with_name(path.name + ".partial")
-    temporary.write_text(json.dumps(content, indent=2, default=_plain) + "\n")
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.partial")  # shards write it at once
+    temporary.write_text(json.dumps(content, indent=2, default=_plain) + "\n", encoding="utf-8")
     temporary.replace(path)
 
 

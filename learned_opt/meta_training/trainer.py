@@ -215,22 +215,36 @@ def train(
 
 @contextlib.contextmanager
 def _interruption() -> Iterator[threading.Event]:
-    """Turns the first Ctrl-C into an event, so that no step is cut in half; a second one acts."""
+    """Turns the first Ctrl-C or SIGTERM into an event, so that no step is cut in half.
+
+    A second one acts at once. Where the first was SIGTERM, the `KeyboardInterrupt` that follows the
+    event becomes `SystemExit(143)`.
+    """
     event = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield event
         return
+    received: list[int] = []
 
-    def on_interrupt(signum, frame):
-        del signum, frame
+    def on_signal(signum, frame):
+        del frame
+        received.append(signum)
         event.set()
-        signal.signal(signal.SIGINT, previous)
+        restore()
 
-    previous = signal.signal(signal.SIGINT, on_interrupt)
+    def restore():
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+    previous = {n: signal.signal(n, on_signal) for n in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield event
+    except KeyboardInterrupt:
+        if received[:1] == [signal.SIGTERM]:
+            raise SystemExit(128 + signal.SIGTERM) from None
+        raise
     finally:
-        signal.signal(signal.SIGINT, previous)
+        restore()
 
 
 def _out_of_patience(state: TrainState, patience: int | None, validate_every: int) -> bool:
