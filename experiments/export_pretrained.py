@@ -15,6 +15,8 @@ from typing import Any
 from absl import app, flags
 
 from experiments.common.launch import check_fields
+from experiments.common.lookup import expand
+from experiments.common.output import tolerate_encodings
 from experiments.common.workdir import write_json
 from experiments.meta_train import DEFAULTS
 from learned_opt import __version__, theta_files
@@ -86,20 +88,21 @@ def export(
 def _read(path: Path) -> dict[str, Any]:
     if not path.exists():
         raise FileNotFoundError(f"{path} is missing: is the meta-training finished?")
-    return json.loads(path.read_text())
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def main(_: list[str]) -> None:
     """Exports with the settings from the command line."""
+    tolerate_encodings()
     values = flags.FLAGS
-    results = _read(Path(values.results)) if values.results else {}
+    results = _read(expand(values.results)) if values.results else {}
     card = export(
-        Path(values.workdir),
+        expand(values.workdir),
         values.name,
         results=results,
         fails=values.fails,
         device=values.device,
-        output=Path(values.output),
+        output=expand(values.output),
     )
     print(json.dumps(card, indent=2))
 

@@ -25,6 +25,8 @@ from absl import app, flags
 
 from experiments.common import study_markdown, study_sections
 from experiments.common.html_page import page
+from experiments.common.lookup import expand
+from experiments.common.output import tolerate_encodings
 from experiments.common.study_results import (
     all_trials,
     arrow_name,
@@ -122,11 +124,10 @@ def main(argv: Sequence[str]) -> None:
     """Makes the report that the flags ask for."""
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
-    output = Path(str(_OUTPUT.value)).expanduser()
+    tolerate_encodings()
     try:
-        summary = make_report(
-            [Path(workdir).expanduser() for workdir in _WORKDIRS.value or []], output
-        )
+        output = expand(_OUTPUT.value)
+        summary = make_report([expand(path) for path in _WORKDIRS.value or []], output)
     except (OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)

@@ -306,7 +306,7 @@ def _winner(
     file = workdir / "winners" / f"{study.folder}.json"
     identity = {"hyperparameters": best["hyperparameters"], "seeds": config.winner_seeds}
     if file.exists():
-        present = json.loads(file.read_text())
+        present = json.loads(file.read_text(encoding="utf-8"))
         if {name: present.get(name) for name in identity} == identity:
             return present
     if study.theta is not None:

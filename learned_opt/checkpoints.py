@@ -292,12 +292,12 @@ def _write_manifest(folder: Path, step: int, descriptions: list[dict]) -> None:
     digests = {name: _digest(path) for name, path in _files(folder).items()}
     content = {"step": step, "leaves": descriptions, "files": digests}
     text = json.dumps({"sha256": _seal(content), "content": content}, indent=1)
-    (folder / _MANIFEST).write_text(text)
+    (folder / _MANIFEST).write_text(text, encoding="utf-8")
 
 
 def _read_manifest(folder: Path) -> dict:
     try:
-        manifest = json.loads((folder / _MANIFEST).read_text())
+        manifest = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))
         content, seal = manifest["content"], manifest["sha256"]
     except FileNotFoundError:
         raise CorruptCheckpointError(f"{_MANIFEST} is missing") from None

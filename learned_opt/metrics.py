@@ -40,9 +40,9 @@ class MetricsWriter:
         path = workdir / "metrics.jsonl"
         lines = [] if resume_step is None else _lines_until(path, resume_step)
         temporary = path.with_name(path.name + ".partial")
-        temporary.write_text("".join(lines))
+        temporary.write_text("".join(lines), encoding="utf-8")
         temporary.replace(path)
-        self._file = path.open("a", buffering=1)  # by lines
+        self._file = path.open("a", buffering=1, encoding="utf-8")  # by lines
         purge = None if resume_step is None else resume_step + 1
         self._tensorboard = SummaryWriter(str(workdir / "tensorboard"), purge_step=purge)
 
@@ -95,7 +95,7 @@ def _lines_until(path: Path, last_step: float) -> list[str]:
     if not path.exists():
         return []
     lines = []
-    for line in path.read_text(errors="replace").splitlines(keepends=True):
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True):
         try:
             step = json.loads(line)["step"]
         except (ValueError, KeyError, TypeError):

@@ -64,7 +64,8 @@ def time_study(rule, space, task, settings):
             rule, space, task, folder, workload="benchmark", report=None, mesh=mesh, **settings
         )
         seconds = time.perf_counter() - start
-        lanes = json.loads((pathlib.Path(folder) / "study.json").read_text())["lanes"]
+        study_file = pathlib.Path(folder) / "study.json"
+        lanes = json.loads(study_file.read_text(encoding="utf-8"))["lanes"]
     losses = [[np.nan if x is None else x for x in t["losses"]] for t in trials.values()]
     return seconds, np.mean(losses, axis=1), lanes
 

@@ -300,7 +300,7 @@ def _save(path: Path, result: Result, identity: str) -> None:
 
 def _load(path: Path, label: str, identity: str) -> Result | None:
     try:
-        kept = json.loads(path.with_name(f"{path.name}.json").read_text())
+        kept = json.loads(path.with_name(f"{path.name}.json").read_text(encoding="utf-8"))
         losses = np.load(path.with_name(f"{path.name}.npy"))
     except (OSError, ValueError):
         return None
@@ -323,7 +323,7 @@ def _progress(title: str) -> Iterator[Callable[..., None]]:
 def print_tables(tables: Sequence[Table], path: Path) -> None:
     """Prints tables as wide as they are, and writes them to a text file as well."""
     width = 200
-    with path.open("w") as file:
+    with path.open("w", encoding="utf-8") as file:
         written = Console(file=file, width=width)
         shown = Console(width=width) if not Console().is_terminal else Console()
         for table in tables:

@@ -4,6 +4,7 @@ import contextlib
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
@@ -12,7 +13,9 @@ import jax
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from experiments.common.lookup import look_next_to
+from experiments.common.lookup import expand, look_next_to
+from experiments.common.output import tolerate_encodings
+from learned_opt.studies.spaces import check_seed
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config",
@@ -54,18 +57,19 @@ def launch(experiment: Callable[[ConfigDict, Path, str | None], None]) -> None:
     An error that a user can mend ends the program with one line and exit code 1; `--traceback`
     shows where it was raised. Ctrl-C ends it with exit code 130, SIGTERM with 143.
     """
+    tolerate_encodings()
 
     def main(argv: list[str]) -> None:
         if not flags.FLAGS["verbosity"].present:  # Orbax reports every file at the level INFO
             logging.set_verbosity(logging.WARNING)
         if len(argv) > 1:
             raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
-        look_next_to(config_flags.get_config_filename(flags.FLAGS["config"]))
         if _TEXT_FILE.value is not None:
             _CONFIG.value.task.text_file = _TEXT_FILE.value
         signal.signal(signal.SIGTERM, _terminate)
         try:
-            experiment(_CONFIG.value, Path(str(_WORKDIR.value)), _DATA_DIR.value)
+            look_next_to(config_flags.get_config_filename(flags.FLAGS["config"]))
+            experiment(_CONFIG.value, expand(_WORKDIR.value), _data_dir())
         except KeyboardInterrupt:
             _exit(_INTERRUPTED, 130)
         except SystemExit as stop:
@@ -74,7 +78,7 @@ def launch(experiment: Callable[[ConfigDict, Path, str | None], None]) -> None:
             _exit(_INTERRUPTED, _TERMINATED)
         except _USER_ERRORS as error:
             if _TRACEBACK.value:
-                raise
+                traceback.print_exc()
             _exit(f"error: {' '.join(str(error).split()) or type(error).__name__}", 1)
 
     def parse(argv: list[str]) -> list[str]:
@@ -85,6 +89,10 @@ def launch(experiment: Callable[[ConfigDict, Path, str | None], None]) -> None:
             _exit(f"error: {' '.join(str(error).split())}", 2)
 
     app.run(main, flags_parser=parse)
+
+
+def _data_dir() -> str | None:
+    return None if _DATA_DIR.value is None else str(expand(_DATA_DIR.value))
 
 
 def _terminate(signum, frame):
@@ -140,10 +148,10 @@ def start_devices(num_tasks: int, num_devices: int = 0) -> jax.sharding.Mesh | N
 
 
 def check_fields(config: ConfigDict, known: ConfigDict) -> ConfigDict:
-    """Fills in defaults for the fields that a config leaves out.
+    """Fills in defaults for the fields that a config leaves out, and checks its seed.
 
     Raises:
-      ValueError: the config has a field that `known` has not.
+      ValueError: the config has a field that `known` has not, or a seed out of range.
     """
     unknown = sorted(set(config) - set(known))
     if unknown:
@@ -151,6 +159,8 @@ def check_fields(config: ConfigDict, known: ConfigDict) -> ConfigDict:
     filled = ConfigDict(known, convert_dict=True)
     for name in config:
         filled[name] = config[name]
+    if "seed" in filled:
+        check_seed(filled.seed)
     return filled
 
 

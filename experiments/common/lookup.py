@@ -17,9 +17,21 @@ ROOT = Path(__file__).resolve().parents[2]  # the clone
 _config_folders: list[Path] = []
 
 
+def expand(path: str | os.PathLike) -> Path:
+    """A path, with `~` as the user's home.
+
+    Raises:
+      ValueError: this user has no home.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise ValueError(f"{path}: this user has no home folder; write the path in full") from None
+
+
 def look_next_to(config_file: str | os.PathLike) -> None:
     """Looks names up next to this config file from now on."""
-    _config_folders[:] = [Path(config_file).expanduser().resolve().parent]
+    _config_folders[:] = [expand(config_file).resolve().parent]
 
 
 def find(kind: str, name: Any, known: Mapping[str, Any]) -> Any:
@@ -51,7 +63,7 @@ def find_file(name: str | os.PathLike) -> Path:
     Raises:
       FileNotFoundError: it is in none of them.
     """
-    path = Path(name).expanduser()
+    path = expand(name)
     folders = [*_config_folders, Path.cwd(), ROOT]
     for folder in folders:
         if (folder / path).exists():

@@ -39,7 +39,7 @@ def read_study(workdir: Path) -> dict[str, Any]:
     if not file.exists():
         raise FileNotFoundError(f"{workdir} has no results.json; run experiments.tune there first")
     try:
-        study = json.loads(file.read_text())
+        study = json.loads(file.read_text(encoding="utf-8"))
         levels = study["levels"]
     except (ValueError, KeyError, TypeError):
         raise ValueError(
@@ -274,4 +274,4 @@ def mean_curve(result: Mapping[str, Any], name: str) -> np.ndarray:
 
 def _seconds_per_run(study: Mapping[str, Any], name: str, result: Mapping[str, Any]) -> float:
     file = study["workdir"] / "winners" / result["level"] / f"{name}.json"
-    return float(json.loads(file.read_text())["seconds_per_run"])
+    return float(json.loads(file.read_text(encoding="utf-8"))["seconds_per_run"])

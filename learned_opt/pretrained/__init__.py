@@ -84,4 +84,4 @@ def pretrained_card(name: str) -> dict[str, Any]:
         raise ValueError(
             f"unknown pretrained optimizer {name!r}; known: {', '.join(pretrained_names())}"
         )
-    return json.loads((_FOLDER / f"{name}.json").read_text())
+    return json.loads((_FOLDER / f"{name}.json").read_text(encoding="utf-8"))

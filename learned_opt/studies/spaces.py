@@ -22,6 +22,7 @@ import dataclasses
 import hashlib
 import json
 import math
+import operator
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -30,6 +31,7 @@ from typing import Any
 import numpy as np
 
 _AT_MOST_ONE = ("one_minus_", "decay_factor", "decay_steps/budget")
+_MAX_SEED = 2**32 - 1  # JAX's keys of larger ones are those of smaller ones
 _EDGE = 0.05  # of a range, on its scale: what counts as lying on its boundary
 
 
@@ -181,7 +183,11 @@ class SearchSpace:
 
         Returns:
           For each point, the values by the names in `parameters`.
+
+        Raises:
+          ValueError: a seed out of range.
         """
+        check_seed(seed)
         from scipy.stats import qmc
 
         if not self.parameters:
@@ -279,6 +285,16 @@ def around_best(
     return SearchSpace(space.rule, ranges, space.fixed)
 
 
+def check_seed(seed: int, name: str = "seed") -> None:
+    """Raises `ValueError` for what is not a whole number from 0 to 2³² − 1."""
+    try:
+        number = -1 if isinstance(seed, bool) else operator.index(seed)
+    except TypeError:
+        number = -1
+    if not 0 <= number <= _MAX_SEED:
+        raise ValueError(f"{name} must be a whole number from 0 to {_MAX_SEED}, got {seed!r}")
+
+
 def _rounded(value: float) -> float:
     return float(f"{value:.2g}")
 
@@ -291,7 +307,7 @@ def load_space(path: str | os.PathLike) -> SearchSpace:
       ValueError: it is no JSON, or no space; the message names the file.
     """
     try:
-        return SearchSpace.from_dict(json.loads(Path(path).read_text()))
+        return SearchSpace.from_dict(json.loads(Path(path).read_text(encoding="utf-8")))
     except json.JSONDecodeError as error:
         raise ValueError(f"{path} is not JSON: {error}") from None
     except ValueError as error:

@@ -19,7 +19,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from learned_opt.studies.lanes import Lanes, default_lanes, run_lanes
-from learned_opt.studies.spaces import SearchSpace
+from learned_opt.studies.spaces import SearchSpace, check_seed
 from learned_opt.studies.trials import TrialStore, read_identity
 from learned_opt.types import Task, Theta, UpdateRule
 from learned_opt.unroll import check_arrays
@@ -86,6 +86,7 @@ def run_study(
         raise ValueError("the test split is not for tuning; `report` gives it at the end")
     if num_trials < 1 or not 0 <= shard[0] < shard[1]:
         raise ValueError(f"num_trials ({num_trials}) must be at least 1 and shard {shard} n < of")
+    check_seed(seed)
     check_arrays("task", task)
     theta = rule.init(jax.random.key(0)) if theta is None else theta
     if space.parameters:

@@ -46,7 +46,7 @@ class TrialStore:
                 )
         else:
             partial = path.with_suffix(f".{os.getpid()}.tmp")
-            partial.write_text(json.dumps(wanted, indent=2))
+            partial.write_text(json.dumps(wanted, indent=2), encoding="utf-8")
             partial.replace(path)
         self._mend()
 
@@ -68,7 +68,7 @@ class TrialStore:
 
     def append(self, trials: Sequence[Mapping[str, Any]]) -> None:
         """Writes finished trials, and has them on the disk before it returns."""
-        with self._file.open("a") as file:
+        with self._file.open("a", encoding="utf-8") as file:
             for trial in trials:
                 file.write(json.dumps(trial, allow_nan=False) + "\n")
             file.flush()
@@ -83,7 +83,7 @@ def read_identity(folder: str | os.PathLike) -> dict[str, Any] | None:
     """
     path = Path(folder) / "study.json"
     try:
-        return json.loads(path.read_text())
+        return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
     except ValueError:
@@ -98,7 +98,7 @@ def read_trials(folder: str | os.PathLike) -> dict[int, dict[str, Any]]:
     """
     found: dict[int, dict[str, Any]] = {}
     for file in sorted(Path(folder).glob("trials_*.jsonl")):
-        lines = file.read_text().split("\n")
+        lines = file.read_text(encoding="utf-8").split("\n")
         for number, line in enumerate(lines, 1):
             if not line:
                 continue

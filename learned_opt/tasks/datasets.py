@@ -103,7 +103,13 @@ def prepare_dataset(name: str, data_dir: str | os.PathLike[str] | None = None) -
         known = ", ".join(TFDS_DATASETS)
         raise ValueError(f"no data set {name!r} to prepare; known: {known}")
     root = pathlib.Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets")
-    root = root.expanduser()
+    try:
+        root = root.expanduser()
+    except RuntimeError:
+        raise FileNotFoundError(
+            f"data set {name!r}: {root} needs a home folder, and this user has none; set data_dir "
+            "or the environment variable TFDS_DATA_DIR"
+        ) from None
     folder = _find_folder(name, root)
     if folder is not None:
         return folder

@@ -357,6 +357,13 @@ def test_a_space_of_another_rule_is_refused(task, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("seed", [-1, 2**32])
+def test_a_seed_that_is_none_is_refused(seed, task, tmp_path):
+    with pytest.raises(ValueError, match=f"seed must be a whole number .* got {seed}"):
+        study(task, tmp_path, seed=seed)
+    assert not list(tmp_path.iterdir())
+
+
 def test_the_store_reads_what_others_write(tmp_path):
     a, b = TrialStore(tmp_path, {"seed": 0}), TrialStore(tmp_path, {"seed": 0}, shard=1)
     a.append([{"index": 2}])
