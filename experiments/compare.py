@@ -31,6 +31,7 @@ from experiments.common.comparison import (
 from experiments.common.launch import launch
 from experiments.common.names import display_name
 from experiments.common.workdir import open_workdir, write_json
+from learned_opt.evaluation import ended_above_start
 from learned_opt.figures import curves
 from learned_opt.metrics import MetricsWriter
 
@@ -110,6 +111,7 @@ def loss_table(results: Sequence[Result]) -> Table:
     for step in results[0].summary["sum_of_losses"]:
         table.add_column(f"sum of {step}", justify="right")
     table.add_column("diverged", justify="right")
+    table.add_column("ended above start", justify="right")
     table.add_column("learning rate", justify="right")
     for result in results:
         summary = result.summary
@@ -122,6 +124,7 @@ def loss_table(results: Sequence[Result]) -> Table:
             *map(plus_minus, summary["loss"].values()),
             *map(plus_minus, summary["sum_of_losses"].values()),
             f"{summary['diverged']} of {summary['num_seeds']}",
+            f"{summary['ended_above_start']} of {summary['num_seeds']}",
             rate,
         )
     return table
@@ -160,6 +163,7 @@ def cost_table(results: Sequence[Result]) -> Table:
 def verdicts(results: Sequence[Result]) -> list[str]:
     """For each report step: the best learned rule against the best hand-designed one, paired."""
     lines = []
+    results_of = {r.label: r for r in results}
     for step in results[0].summary["loss"]:
         columns = {r.label: r.losses[:, int(step)].astype(np.float64) for r in results}
         tuned = {r.label for r in results if "tuning" in r.summary}
@@ -171,10 +175,16 @@ def verdicts(results: Sequence[Result]) -> list[str]:
         a, b = min(learned, key=means.__getitem__), min(designed, key=means.__getitem__)
         difference = columns[a] - columns[b]
         error = difference.std(ddof=1) / len(difference) ** 0.5 if len(difference) > 1 else 0.0
+        worse = {k: int(ended_above_start(results_of[k].losses).sum()) for k in (a, b)}
         word = "below" if difference.mean() < 0 else "above"
         lines.append(
             f"step {step}: {a} {means[a]:.4g} is {abs(difference.mean()):.2g} ± {error:.1g} {word} "
             f"{b} {means[b]:.4g}, the best hand-designed rule here"
+            + "".join(
+                f"; {k} ended above its start in {n} of {len(difference)} runs"
+                for k, n in worse.items()
+                if n
+            )
         )
     return lines
 

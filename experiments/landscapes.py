@@ -34,6 +34,7 @@ from experiments.common.names import display_name
 from experiments.common.progress import Progress
 from experiments.common.workdir import open_workdir, write_json
 from learned_opt import evaluation
+from learned_opt.evaluation import ended_above_start
 from learned_opt.figures import curves
 from learned_opt.metrics import MetricsWriter
 from learned_opt.tasks import SURFACES, Surface
@@ -130,6 +131,7 @@ def _write(ways: Sequence[Way], num_steps: int, workdir: Path) -> None:
                 "surface": way.surface,
                 "rule": way.label,
                 "learning_rate": way.learning_rate,
+                "ended_above_start": bool(ended_above_start(way.losses[None])[0]),
                 "final_loss": number(float(way.losses[-1])),
                 "final_point": [number(float(x)) for x in way.points[-1]],
                 "distance_to_a_minimum": number(_distance(way)),
@@ -153,7 +155,8 @@ def outcome(way: Way) -> str:
     """Where a way ends: the last loss, or, where there is no minimum, when it leaves the window."""
     surface = Surface(way.surface)
     if surface.minima:
-        return f"{way.losses[-1]:.3g}"
+        above = ", above its start" if ended_above_start(way.losses[None])[0] else ""
+        return f"{way.losses[-1]:.3g}{above}"
     low, high = np.asarray(surface.window).T
     outside = ~((low <= way.points) & (way.points <= high)).all(axis=1)
     return f"leaves at {np.argmax(outside)}" if outside.any() else "stays"

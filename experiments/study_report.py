@@ -126,7 +126,7 @@ def main(argv: Sequence[str]) -> None:
         raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
     tolerate_encodings()
     try:
-        output = expand(_OUTPUT.value)
+        output = expand(str(_OUTPUT.value))
         summary = make_report([expand(path) for path in _WORKDIRS.value or []], output)
     except (OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)

@@ -192,7 +192,11 @@ def problem_table(results: Mapping[str, Sequence[Result]], step: int) -> Table:
     rows = {r.label: [r.label] for r in next(iter(results.values()))}
     for found in results.values():
         for result in found:
-            rows[result.label].append(plus_minus(result.summary["loss"][str(step)]))
+            cell = plus_minus(result.summary["loss"][str(step)])
+            worse = result.summary["ended_above_start"]
+            if worse:
+                cell += f" ({worse} of {result.summary['num_seeds']} ended above start)"
+            rows[result.label].append(cell)
     for row in rows.values():
         table.add_row(*row)
     return table

@@ -21,7 +21,7 @@ results.json, tables.txt, config.json, versions.json and best_of_k.png into the 
 import contextlib
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -279,6 +279,9 @@ def _summary(
         "level": study.level,
         "num_trials": len(trials),
         "divergence_rate": statistics.divergence_rate(scores),
+        # by the mean losses of the first and the last segment, which average minibatches
+        "ended_above_start": _count_above_start([t["losses"] for t in trials.values()]),
+        "winner_ended_above_start": _count_above_start(winner["losses"]),
         "best_of_k": {
             "ks": distribution.ks.tolist(),
             **{
@@ -297,6 +300,13 @@ def _summary(
         "test_scores": [number(x) for x in test],
         "space": study.space.to_dict(),
     }
+
+
+def _count_above_start(losses: Sequence[Sequence[Any]]) -> int:
+    """How many runs have a last segment whose mean loss is above that of the first."""
+    values = np.array(losses, float)
+    finite = np.isfinite(values).all(axis=1)
+    return int((finite & (values[:, -1] > values[:, 0])).sum())
 
 
 def _winner(
@@ -367,7 +377,7 @@ def _table(level: str, results: Mapping[str, Any], config: ConfigDict) -> Table:
     scale, unit = (100, ", %") if config.metric == "error" else (1, "")
     columns = [f"valid {config.metric}{unit}", f"test {config.metric}{unit}"]
     columns += ["test loss"] if config.metric != "loss" else []
-    for column in (*columns, "diverged", "best point on the edge of"):
+    for column in (*columns, "diverged", "ended above start", "best point on the edge of"):
         table.add_column(column, justify="right")
     for name, result in results.items():
         values = np.array(result["winner"][f"test_{config.metric}"], float)
@@ -378,6 +388,8 @@ def _table(level: str, results: Mapping[str, Any], config: ConfigDict) -> Table:
         else:
             error = values.std(ddof=1) / np.sqrt(len(values)) if len(values) > 1 else 0.0
             shown = f"{scale * values.mean():.4g} ± {scale * error:.2g}"
+            worse = result["winner_ended_above_start"]
+            shown += f" ({worse} of {len(values)} ended above start)" if worse else ""
         edges = [f"{k} ({v})" for k, v in result["best"]["on_edge"].items()]
         table.add_row(
             name,
@@ -385,6 +397,7 @@ def _table(level: str, results: Mapping[str, Any], config: ConfigDict) -> Table:
             shown,
             *([f"{loss.mean():.4g}"] if config.metric != "loss" else []),
             f"{100 * result['divergence_rate']:.0f} %",
+            f"{result['ended_above_start']} of {result['num_trials']}",
             ", ".join(edges),
         )
     return table

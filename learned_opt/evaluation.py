@@ -47,6 +47,30 @@ class Evaluation(NamedTuple):
         """Which runs had a loss that was not finite, bool `[num_seeds]`."""
         return ~np.isfinite(self.losses).all(axis=1)
 
+    @property
+    def ended_above_start(self) -> np.ndarray:
+        """Which runs did not diverge and yet ended above their start, bool `[num_seeds]`."""
+        return ended_above_start(self.losses)
+
+
+def ended_above_start(losses: np.ndarray) -> np.ndarray:
+    """Which runs end above their start, though all their losses are finite.
+
+    A run does where the median of its last losses, a tenth of them and at least one, is above its
+    first loss: an outlier among the last minibatches does not count, and a rule that does nothing
+    is counted in about half of its runs.
+
+    Args:
+      losses: `[runs, num_steps + 1]`, of params_0 … params_T.
+
+    Returns:
+      Bool `[runs]`.
+    """
+    losses = np.asarray(losses, np.float64)
+    last = losses[:, -max(1, losses.shape[1] // 10) :]
+    finite = np.isfinite(losses).all(axis=1)
+    return finite & (np.median(last, axis=1) > losses[:, 0])
+
 
 def evaluate(
     rule: UpdateRule,

@@ -5,6 +5,7 @@ import optax
 import pytest
 
 from learned_opt import evaluation
+from learned_opt.pretrained import load_pretrained
 from learned_opt.tasks import Classifier, Quadratic
 from learned_opt.update_rules import adam, lstm, momentum, sgd
 
@@ -113,6 +114,32 @@ def test_diverged_runs_are_reported():
     expected = [not np.isfinite(row).all() for row in result.losses]
     assert 0 < sum(expected) < 64
     np.testing.assert_array_equal(result.diverged, expected)
+
+
+def test_runs_that_end_above_their_start_are_told_from_those_that_diverge():
+    steps = np.arange(41)
+    rows = {
+        "falls": 2.0 - steps / 40,
+        "an outlier at its end": np.where(steps == 40, 9.0, 2.0 - steps / 40),
+        "falls, then climbs above": np.where(steps < 20, 1.0 - steps / 40, 0.5 + steps / 30),
+        "jumps at once and stays": np.where(steps == 0, 1.0, 3.0),
+        "falls, then climbs less": np.where(steps < 20, 2.0 - steps / 20, steps / 40),
+        "diverges": np.where(steps == 30, np.inf, steps),
+    }
+    found = evaluation.Evaluation(np.array(list(rows.values())), {}, ())
+    assert found.ended_above_start.tolist() == [False, False, True, True, False, False]
+    assert found.diverged.tolist() == [False] * 5 + [True]
+
+
+def test_a_learned_rule_out_of_its_depth_ends_above_its_start():
+    rule, theta = load_pretrained("lstm_quadratic")
+    result = evaluation.evaluate(
+        rule, theta, Quadratic(num_dims=40), KEY, num_seeds=32, num_steps=100
+    )
+    expected = [float(np.median(row[-10:])) > row[0] for row in result.losses]
+    np.testing.assert_array_equal(result.ended_above_start, expected)
+    assert sum(expected) > 8
+    assert not result.diverged.any()
 
 
 def test_the_program_is_compiled_once(monkeypatch):

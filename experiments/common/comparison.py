@@ -249,6 +249,7 @@ def _summary(
         "tuned_for": entry.tuned_for,
         "num_seeds": len(losses),
         "diverged": int(evaluated.diverged.sum()),
+        "ended_above_start": int(evaluated.ended_above_start.sum()),
         "loss": {str(s): _mean(losses[:, s]) for s in report_steps},
         # Losses at steps 0 … s − 1, as in the paper's meta-loss.
         "sum_of_losses": {str(s): _mean(losses[:, :s].sum(axis=1)) for s in report_steps if s},
@@ -306,7 +307,8 @@ def _load(path: Path, label: str, identity: str) -> Result | None:
         return None
     if kept["theta"] != identity:
         return None
-    return Result(label, kept["summary"], losses)
+    worse = int(evaluation.ended_above_start(losses).sum())  # not kept by earlier versions
+    return Result(label, kept["summary"] | {"ended_above_start": worse}, losses)
 
 
 @contextlib.contextmanager

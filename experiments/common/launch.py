@@ -69,7 +69,7 @@ def launch(experiment: Callable[[ConfigDict, Path, str | None], None]) -> None:
         signal.signal(signal.SIGTERM, _terminate)
         try:
             look_next_to(config_flags.get_config_filename(flags.FLAGS["config"]))
-            experiment(_CONFIG.value, expand(_WORKDIR.value), _data_dir())
+            experiment(_CONFIG.value, expand(str(_WORKDIR.value)), _data_dir())
         except KeyboardInterrupt:
             _exit(_INTERRUPTED, 130)
         except SystemExit as stop:

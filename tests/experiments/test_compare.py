@@ -110,6 +110,20 @@ def test_diverged_runs_are_reported(tmp_path, capsys):
     assert "6 of 6" in shown and "low edge of the grid" in shown and "diverged" in shown
 
 
+def test_runs_that_end_above_their_start_are_reported(tmp_path, capsys):
+    config = make_config("lstm_quadratic", task={"name": "quadratic", "num_dims": 40})
+    compare.main(config, tmp_path / "run", None)
+    (summary,) = json.loads((tmp_path / "run" / "results.json").read_text())
+    losses = np.load(next((tmp_path / "run" / "rules").glob("*.npy")))
+    count = int((losses[:, -1] > losses[:, 0]).sum())
+    assert summary["ended_above_start"] == count > 0
+    assert f"{count} of 6" in capsys.readouterr().out
+    (kept,) = (tmp_path / "run" / "rules").glob("*.json")
+    kept.write_text(kept.read_text().replace('"ended_above_start"', '"other"'))
+    compare.main(config, tmp_path / "run", None)  # as kept by an earlier version
+    assert f"{count} of 6" in capsys.readouterr().out
+
+
 def test_verdicts_are_paired():
     base = np.array([[1.0, 2.0], [5.0, 9.0], [3.0, 1.0]])
     results = [
@@ -119,6 +133,7 @@ def test_verdicts_are_paired():
     ]
     (line,) = compare.verdicts(results)
     assert line.startswith("step 1: learned 3.5 is 0.5 ± 0 below tuned 4")
+    assert "tuned ended above its start in 2 of 3 runs" in line
 
 
 @pytest.mark.parametrize(

@@ -43,6 +43,12 @@ def test_landscapes(tmp_path, capsys):
     assert "loss after 30 updates" in shown and "leaves at" in shown and "Adam" in shown
 
 
+def test_a_way_that_ends_above_its_start_says_so():
+    way = landscapes.Way("ravine", "sgd", None, np.zeros((31, 2)), np.linspace(1.0, 2.0, 31))
+    assert landscapes.outcome(way) == "2, above its start"
+    assert landscapes.outcome(way._replace(losses=way.losses[::-1])) == "1"
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

@@ -87,12 +87,12 @@ def test_a_user_without_a_home_is_told_in_one_sentence(monkeypatch):
     assert expand("/a/b") == Path("/a/b")
 
 
-@pytest.mark.parametrize("seed", [-1, 2**32, 2**40, 1.5, True])
+@pytest.mark.parametrize("seed", [-1, 2**32, 2**40, True])
 def test_seeds_that_are_none_are_refused_everywhere(seed):
     message = f"seed must be a whole number from 0 to 4294967295, got {seed}"
     for program in (compare, inclusion, landscapes, meta_train, transfer, tune):
         with pytest.raises(ValueError, match=message):
-            check_fields(ConfigDict({"seed": seed}, type_safe=False), program.DEFAULTS)
+            check_fields(ConfigDict({"seed": seed}), program.DEFAULTS)
     space = SearchSpace("sgd", {"learning_rate": Range(0.1, 1.0)})
     with pytest.raises(ValueError, match=message):
         space.points(0, 1, seed=seed)

@@ -6,6 +6,7 @@ from ml_collections import ConfigDict
 
 from experiments import transfer
 from experiments.common.build import make_task
+from experiments.common.comparison import Result
 
 
 def make_config(**settings):
@@ -49,6 +50,14 @@ def test_transfer(tmp_path, capsys):
     shown = capsys.readouterr().out
     for text in ("training loss at step 2", "two layers", "SGD", "4 units", "widths.png"):
         assert text in shown
+
+
+def test_runs_that_end_above_their_start_are_shown():
+    loss = {"mean": 3.0, "standard_error": 0.1}
+    summary = {"loss": {"2": loss}, "num_seeds": 9, "ended_above_start": 7}
+    result = Result("sgd", summary, np.ones((9, 3)))
+    table = transfer.problem_table({"wide": [result]}, 2)
+    assert list(table.columns[1].cells) == ["3.00 ± 0.10 (7 of 9 ended above start)"]
 
 
 def test_variants_share_the_data():

@@ -66,6 +66,11 @@ def test_tune(tmp_path, capsys):
     assert "Adam (Choi et al.)" in shown
 
 
+def test_runs_that_end_above_their_start_are_counted():
+    rows = [[1.0, 0.5, 2.0], [1.0, 5.0, 0.9], [1.0, None, None], [1.0, 1.0, "inf"]]
+    assert tune._count_above_start(rows) == 1
+
+
 @pytest.mark.slow
 def test_extending_keeps_the_trials(tmp_path):
     tune.main(make_config(num_trials=3, rules=("sgd",)), tmp_path, None)
