@@ -68,13 +68,14 @@ def test_output_in_ascii_and_paths_with_a_tilde(tmp_path):
 def test_the_report_of_studies_is_told_in_ascii(monkeypatch, tmp_path):
     stream = io.TextIOWrapper(io.BytesIO(), "ascii")
     monkeypatch.setattr(sys, "stdout", stream)
-    found = {"arrows": {"θ": {"sgd → momentum": {"answer": "better"}}}, "reversals": {}}
+    arrow = {"special": "sgd", "general": "momentum", "marks": "", "answer": "better"}
+    found = {"arrows": {"θ": {"sgd ⊆ momentum": arrow}}, "reversals": {}}
     monkeypatch.setattr(study_report, "make_report", lambda workdirs, output: found)
     monkeypatch.setattr(study_report, "_WORKDIRS", SimpleNamespace(value=[str(tmp_path)]))
     monkeypatch.setattr(study_report, "_OUTPUT", SimpleNamespace(value=str(tmp_path)))
     study_report.main(["study_report"])
     stream.flush()
-    assert b"?: sgd ? momentum: the general rule is better" in stream.buffer.getvalue()
+    assert b"?: SGD ? Momentum: the general rule is better" in stream.buffer.getvalue()
 
 
 def test_a_user_without_a_home_is_told_in_one_sentence(monkeypatch):
