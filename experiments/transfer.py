@@ -193,13 +193,15 @@ def problem_table(results: Mapping[str, Sequence[Result]], step: int) -> Table:
     for found in results.values():
         for result in found:
             cell = plus_minus(result.summary["loss"][str(step)])
-            worse = result.summary["ended_above_start"]
-            if worse:
-                cell += f" ({worse} of {result.summary['num_seeds']} ended above start)"
-            rows[result.label].append(cell)
+            rows[result.label].append(cell + _above_start(result.summary))
     for row in rows.values():
         table.add_row(*row)
     return table
+
+
+def _above_start(summary: Mapping[str, Any]) -> str:
+    worse = summary["ended_above_start"]
+    return f" ({worse} of {summary['num_seeds']} ended above start)" if worse else ""
 
 
 def sweep_table(
@@ -211,11 +213,12 @@ def sweep_table(
     for width in config.widths:
         table.add_column(f"{width} units", justify="right")
     for n, result in enumerate(sweep[layers, config.widths[0]]):
-        losses = (
-            sweep[layers, width][n].summary["loss"][str(config.num_steps)]
-            for width in config.widths
-        )
-        table.add_row(result.label, *(f"{float(loss['mean']):.3f}" for loss in losses))
+        cells = []
+        for width in config.widths:
+            summary = sweep[layers, width][n].summary
+            mean = float(summary["loss"][str(config.num_steps)]["mean"])
+            cells.append(f"{mean:.3f}{_above_start(summary)}")
+        table.add_row(result.label, *cells)
     return table
 
 

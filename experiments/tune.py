@@ -21,7 +21,7 @@ results.json, tables.txt, config.json, versions.json and best_of_k.png into the 
 import contextlib
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -68,6 +68,7 @@ DEFAULTS = ConfigDict(
         "num_devices": 0,  # over which lanes are sharded; 0: one CPU, or every accelerator
     }
 )
+_OF_WINNER = ("test_error", "test_loss", "losses", "valid", "ended_above_start")
 _FREE = ("num_trials", "levels", "rules", "shard", "num_shards", "num_devices")  # between calls
 
 
@@ -279,9 +280,7 @@ def _summary(
         "level": study.level,
         "num_trials": len(trials),
         "divergence_rate": statistics.divergence_rate(scores),
-        # by the mean losses of the first and the last segment, which average minibatches
-        "ended_above_start": _count_above_start([t["losses"] for t in trials.values()]),
-        "winner_ended_above_start": _count_above_start(winner["losses"]),
+        "ended_above_start": _count_above_start(study, trials, task, config),
         "best_of_k": {
             "ks": distribution.ks.tolist(),
             **{
@@ -295,18 +294,31 @@ def _summary(
             "hyperparameters": best["hyperparameters"],
             "on_edge": study.space.on_edge(best["point"]),
         },
-        "winner": {name: winner[name] for name in ("test_error", "test_loss", "losses", "valid")},
+        "winner": {name: winner[name] for name in _OF_WINNER},
         "scores": [number(x) for x in scores],
         "test_scores": [number(x) for x in test],
         "space": study.space.to_dict(),
     }
 
 
-def _count_above_start(losses: Sequence[Sequence[Any]]) -> int:
-    """How many runs have a last segment whose mean loss is above that of the first."""
-    values = np.array(losses, float)
-    finite = np.isfinite(values).all(axis=1)
-    return int((finite & (values[:, -1] > values[:, 0])).sum())
+def _count_above_start(
+    study: Study, trials: Mapping[int, dict], task: Task, config: ConfigDict
+) -> int:
+    """How many trials end with a validation loss above that of their start, without diverging."""
+    key = jax.random.key(config.seed)
+    if study.theta is None:  # all trials have one start
+        start = studies.start_loss(task, key, num_seeds=config.num_seeds)
+        starts = dict.fromkeys(trials, start)
+    else:
+        keys = {index: jax.random.fold_in(key, index) for index in trials}
+        starts = {
+            index: studies.start_loss(task, key, num_seeds=config.num_seeds)
+            for index, key in keys.items()
+        }
+    return sum(
+        trial["diverged_at"] is None and trial["heldout"]["valid"]["loss"][-1] > starts[index]
+        for index, trial in trials.items()
+    )
 
 
 def _winner(
@@ -317,7 +329,8 @@ def _winner(
     identity = {"hyperparameters": best["hyperparameters"], "seeds": config.winner_seeds}
     if file.exists():
         present = json.loads(file.read_text(encoding="utf-8"))
-        if {name: present.get(name) for name in identity} == identity:
+        same = {name: present.get(name) for name in identity} == identity
+        if same and set(_OF_WINNER) <= set(present):
             return present
     if study.theta is not None:
         theta = study.theta
@@ -325,7 +338,7 @@ def _winner(
         theta = {name: jnp.float32(value) for name, value in best["hyperparameters"].items()}
     lane = jax.tree.map(lambda x: jnp.asarray(x)[None], theta)
     key = jax.random.fold_in(jax.random.key(config.seed), _WINNER)
-    runs, seconds = [], []
+    runs, seconds, starts = [], [], []
     for n in range(config.winner_seeds):
         begin = time.perf_counter()
         run = studies.run_lanes(
@@ -340,6 +353,8 @@ def _winner(
         )
         seconds.append(time.perf_counter() - begin)
         runs.append(run)
+        start = jax.random.fold_in(key, n)
+        starts.append(studies.start_loss(task, start, num_seeds=config.num_seeds))
     merged: studies.Lanes = jax.tree.map(lambda *x: np.concatenate(x), *runs)
     diverged = merged.diverged_at >= 0
     valid = merged.heldout["valid"]
@@ -357,6 +372,7 @@ def _winner(
             [number(x) for x in row]
             for row in (1 - valid["accuracy"] if config.metric == "error" else valid["loss"])
         ],
+        "ended_above_start": int((~diverged & (valid["loss"][:, -1] > starts)).sum()),
         "seconds_per_run": min(seconds),  # the first one compiles
     }
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -388,7 +404,7 @@ def _table(level: str, results: Mapping[str, Any], config: ConfigDict) -> Table:
         else:
             error = values.std(ddof=1) / np.sqrt(len(values)) if len(values) > 1 else 0.0
             shown = f"{scale * values.mean():.4g} ± {scale * error:.2g}"
-            worse = result["winner_ended_above_start"]
+            worse = result["winner"]["ended_above_start"]
             shown += f" ({worse} of {len(values)} ended above start)" if worse else ""
         edges = [f"{k} ({v})" for k, v in result["best"]["on_edge"].items()]
         table.add_row(

@@ -1,7 +1,7 @@
 """Which optimizer is better: search spaces, studies of many trials, and their statistics."""
 
 from learned_opt.studies import inclusion, spaces, statistics
-from learned_opt.studies.lanes import Lanes, default_lanes, run_lanes
+from learned_opt.studies.lanes import Lanes, default_lanes, run_lanes, start_loss
 from learned_opt.studies.spaces import SearchSpace, load_space
 from learned_opt.studies.study import digest, run_study
 from learned_opt.studies.trials import TrialStore, read_trials, scores
@@ -23,6 +23,7 @@ __all__ = [
     "run_study",
     "scores",
     "spaces",
+    "start_loss",
     "statistics",
     "tune",
     "write_trials_table",

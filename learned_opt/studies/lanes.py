@@ -12,6 +12,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jax.sharding import Mesh
 
 from learned_opt.evaluation import place, runs_alone, spread
@@ -85,11 +86,35 @@ def run_lanes(
         raise ValueError(f"{num_lanes} lanes cannot be shared by {mesh.size} devices")
     check_arrays("task", task)
     settings = _Settings(num_steps // segments, segments, tuple(splits), report, runs_alone(task))
-    keys = key[None]
-    if num_seeds > 1:
-        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(num_seeds))
+    keys = _keys_of_seeds(key, num_seeds)
     thetas, shared = place(thetas, mesh, lanes=True), place((task, keys), mesh)
     return jax.device_get(_run_compiled(rule, thetas, *shared, settings=settings, mesh=mesh))
+
+
+def start_loss(task: Task, key: Key, *, num_seeds: int = 1, split: str = "valid") -> float:
+    """The loss on a split of the parameters from which `run_lanes` starts, with the same arguments.
+
+    Args:
+      task: the task.
+      key: where the problem and its start come from.
+      num_seeds: problems whose losses are averaged.
+      split: where the loss is measured.
+    """
+    return float(_start_loss(task, _keys_of_seeds(key, num_seeds), split=split))
+
+
+@functools.partial(jax.jit, static_argnames="split")
+def _start_loss(task, keys, *, split):
+    def one(key):
+        return _measure(task, _start(optax.identity(), task, key), (split,))[split]["loss"]
+
+    return jax.lax.map(one, keys).mean()
+
+
+def _keys_of_seeds(key, num_seeds):
+    if num_seeds == 1:
+        return key[None]
+    return jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(num_seeds))
 
 
 class _Settings(NamedTuple):

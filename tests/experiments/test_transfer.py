@@ -58,6 +58,10 @@ def test_runs_that_end_above_their_start_are_shown():
     result = Result("sgd", summary, np.ones((9, 3)))
     table = transfer.problem_table({"wide": [result]}, 2)
     assert list(table.columns[1].cells) == ["3.00 ± 0.10 (7 of 9 ended above start)"]
+    table = transfer.sweep_table(
+        {(1, 5): [result]}, ConfigDict({"num_steps": 2, "widths": (5,)}), 1
+    )
+    assert list(table.columns[1].cells) == ["3.000 (7 of 9 ended above start)"]
 
 
 def test_variants_share_the_data():

@@ -9,11 +9,14 @@ import sys
 import time
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
 from experiments import tune
+from experiments.common.build import make_task
+from learned_opt.unroll import draw
 
 ROOT = Path(__file__).parents[2]
 
@@ -66,9 +69,29 @@ def test_tune(tmp_path, capsys):
     assert "Adam (Choi et al.)" in shown
 
 
-def test_runs_that_end_above_their_start_are_counted():
-    rows = [[1.0, 0.5, 2.0], [1.0, 5.0, 0.9], [1.0, None, None], [1.0, 1.0, "inf"]]
-    assert tune._count_above_start(rows) == 1
+def test_runs_that_end_above_their_start_are_counted(tmp_path, capsys):
+    """Losses that leap up at once and then fall, above their start all the while."""
+    space = {
+        "rule": "sgd",
+        "parameters": {"learning_rate": {"low": 1.0, "high": 3.0, "scale": "log"}},
+        "fixed": {"decay_steps/budget": 0.5, "decay_factor": 0.01},
+    }
+    (tmp_path / "initial").mkdir()
+    (tmp_path / "initial/sgd.json").write_text(json.dumps(space), encoding="utf-8")
+    task = {"name": "quadratic", "num_dims": 3}
+    config = make_config(task=task, metric="loss", spaces=str(tmp_path), rules=("sgd",))
+    tune.main(config, tmp_path / "run", None)
+    lines = (tmp_path / "run/studies/initial/sgd/trials_0.jsonl").read_text().splitlines()
+    trials = [json.loads(line) for line in lines]
+    assert any(t["losses"][0] > t["losses"][1] for t in trials)
+    quadratic = make_task(task)
+    instance, params = draw(quadratic, jax.random.split(jax.random.key(0))[0])
+    start = float(quadratic.evaluate(params, instance, "valid")["loss"])
+    count = sum(t["heldout"]["valid"]["loss"][-1] > start for t in trials)
+    result = results(tmp_path / "run")["sgd"]
+    assert result["ended_above_start"] == count > 0
+    assert result["winner"]["ended_above_start"] > 0
+    assert f"{count} of 6" in capsys.readouterr().out
 
 
 @pytest.mark.slow
