@@ -13,39 +13,42 @@ import numpy as np
 from learned_opt.types import Params, Theta
 
 
-def check_params(params: Params) -> None:
+def check_params(params: Params, *, complex_params: bool = False) -> None:
     """Checks that every parameter is a floating-point array.
 
     Args:
       params: the parameters given to a transformation's `init`.
+      complex_params: whether they may be complex as well.
 
     Raises:
       TypeError: where a parameter is not floating point; the message names it.
     """
     for path, leaf in jax.tree.leaves_with_path(params):
         dtype = jnp.result_type(leaf)
-        if not jnp.issubdtype(dtype, jnp.floating):
+        if not jnp.issubdtype(dtype, jnp.inexact if complex_params else jnp.floating):
+            kinds = "real or complex" if complex_params else "real"
             raise TypeError(
-                f"parameters must be floating point, but params{jax.tree_util.keystr(path)} has "
-                f"dtype {dtype}; leave it out with optax.masked or optax.multi_transform"
+                f"parameters must be {kinds} floating point, but "
+                f"params{jax.tree_util.keystr(path)} has dtype {dtype}; leave it out with "
+                "optax.masked or optax.multi_transform"
             )
 
 
-def check_same_tree(updates: Params, reference: Any, *, leading_axes: int = 0) -> None:
+def check_same_tree(updates: Params, reference: Any, *, trailing_axes: int = 0) -> None:
     """Checks that gradients have the structure and the shapes of the parameters.
 
     Args:
       updates: the gradients given to a transformation's `update`.
       reference: the parameters, or a part of the state shaped like them.
-      leading_axes: how many leading axes of `reference` (features of a state) are left out of the
-        comparison of shapes.
+      trailing_axes: how many trailing axes of `reference` (features of a state) are left out of
+        the comparison of shapes.
 
     Raises:
       ValueError: where the trees differ; the message names the first difference.
     """
     got = {jax.tree_util.keystr(p): np.shape(x) for p, x in jax.tree.leaves_with_path(updates)}
     want = {
-        jax.tree_util.keystr(p): np.shape(x)[leading_axes:]
+        jax.tree_util.keystr(p): np.shape(x)[: np.ndim(x) - trailing_axes]
         for p, x in jax.tree.leaves_with_path(reference)
     }
     if got != want:

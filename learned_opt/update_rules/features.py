@@ -1,4 +1,4 @@
-"""What a learned rule sees of a gradient: features on a new leading axis."""
+"""What a learned rule sees of a gradient: features on a new trailing axis."""
 
 import math
 from collections.abc import Callable
@@ -11,13 +11,13 @@ import jax.numpy as jnp
 def preprocessor(
     name: Literal["log_sign"] | None,
 ) -> tuple[int, Callable[[jax.Array], jax.Array]]:
-    """Returns the number of features and the function `[...] -> [features, ...]`.
+    """Returns the number of features and the function `[...] -> [..., features]`.
 
     Raises:
       ValueError: `name` is neither 'log_sign' nor None.
     """
     if name is None:
-        return 1, lambda g: g[None]
+        return 1, lambda g: g[..., None]
     if name == "log_sign":
         return 2, log_sign
     raise ValueError(f"unknown preprocess {name!r}: expected 'log_sign' or None")
@@ -35,11 +35,12 @@ def log_sign(g: jax.Array, p: float = 10.0) -> jax.Array:
       p: how small a magnitude is still told apart, e^−p.
 
     Returns:
-      Features `[2, ...]`.
+      Features `[..., 2]`.
 
     Reference: Andrychowicz et al. (2016), appendix A.
     """
     magnitude = jnp.abs(g)
     large = magnitude >= math.exp(-p)
     log = jnp.log(jnp.where(large, magnitude, 1.0)) / p
-    return jnp.stack([jnp.where(large, log, -1.0), jnp.where(large, jnp.sign(g), math.exp(p) * g)])
+    sign = jnp.where(large, jnp.sign(g), math.exp(p) * g)
+    return jnp.stack([jnp.where(large, log, -1.0), sign], axis=-1)

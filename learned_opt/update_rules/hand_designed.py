@@ -33,7 +33,7 @@ def sgd(learning_rate: float = 0.1) -> UpdateRule:
       >>> updates.tolist()
       [-0.5, -0.5]
     """
-    return from_optax("sgd", optax.sgd, learning_rate=learning_rate)
+    return from_optax("sgd", optax.sgd, complex_params=True, learning_rate=learning_rate)
 
 
 def momentum(learning_rate: float = 0.1, *, decay: float = 0.9) -> UpdateRule:
@@ -52,7 +52,12 @@ def momentum(learning_rate: float = 0.1, *, decay: float = 0.9) -> UpdateRule:
         return optax.sgd(learning_rate, momentum=decay)
 
     return from_optax(
-        "momentum", make, accumulator="trace", learning_rate=learning_rate, decay=decay
+        "momentum",
+        make,
+        accumulator="trace",
+        complex_params=True,
+        learning_rate=learning_rate,
+        decay=decay,
     )
 
 
@@ -74,7 +79,12 @@ def nesterov(learning_rate: float = 0.1, *, decay: float = 0.9) -> UpdateRule:
         return optax.sgd(learning_rate, momentum=decay, nesterov=True)
 
     return from_optax(
-        "nesterov", make, accumulator="trace", learning_rate=learning_rate, decay=decay
+        "nesterov",
+        make,
+        accumulator="trace",
+        complex_params=True,
+        learning_rate=learning_rate,
+        decay=decay,
     )
 
 
@@ -98,6 +108,7 @@ def adagrad(
         "adagrad",
         optax.adagrad,
         accumulator="sum_of_squares",
+        complex_params=True,
         learning_rate=learning_rate,
         eps=eps,
         initial_accumulator_value=initial_accumulator_value,
@@ -153,6 +164,7 @@ def rmsprop(
         "rmsprop",
         optax.rmsprop,
         accumulator="nu",
+        complex_params=True,
         learning_rate=learning_rate,
         decay=decay,
         eps=eps,
@@ -180,7 +192,14 @@ def adam(
     Reference: Kingma and Ba, *Adam: a method for stochastic optimization*, 2015.
     """
     return from_optax(
-        "adam", optax.adam, accumulator="mu", learning_rate=learning_rate, b1=b1, b2=b2, eps=eps
+        "adam",
+        optax.adam,
+        accumulator="mu",
+        complex_params=True,
+        learning_rate=learning_rate,
+        b1=b1,
+        b2=b2,
+        eps=eps,
     )
 
 
@@ -204,7 +223,14 @@ def nadam(
     Reference: Dozat, *Incorporating Nesterov momentum into Adam*, 2016.
     """
     return from_optax(
-        "nadam", optax.nadam, accumulator="mu", learning_rate=learning_rate, b1=b1, b2=b2, eps=eps
+        "nadam",
+        optax.nadam,
+        accumulator="mu",
+        complex_params=True,
+        learning_rate=learning_rate,
+        b1=b1,
+        b2=b2,
+        eps=eps,
     )
 
 
@@ -234,6 +260,7 @@ def adamw(
         "adamw",
         optax.adamw,
         accumulator="mu",
+        complex_params=True,
         learning_rate=learning_rate,
         b1=b1,
         b2=b2,
@@ -260,8 +287,9 @@ def muon(
               \mathrm{orthogonalize}(\hat m_{t+1})
 
     for a matrix of shape `[n, k]`, with Nesterov's momentum and bias correction in
-    :math:`\hat m`. The factor makes the root mean square of an update about c η whatever the
-    shape, so that one learning rate serves the matrices and Adam's share.
+    :math:`\hat m`. Where m has always been zero the update is zero too. The factor makes the
+    root mean square of an update about c η whatever the shape, so that one learning rate serves
+    the matrices and Adam's share.
 
     Args:
       learning_rate: η, for both.
@@ -291,12 +319,14 @@ def muon(
             del params
             return jax.tree.map(lambda u: consistent_rms * max(u.shape) ** 0.5 * u, updates)
 
-        orthogonalize = optax.contrib.scale_by_muon(
-            beta=beta,
-            eps=eps,
-            weight_dimension_numbers=lambda params: jax.tree.map(
-                lambda _: optax.contrib.MuonDimensionNumbers(), params
-            ),
+        orthogonalize = _still_where_momentum_is_zero(
+            optax.contrib.scale_by_muon(
+                beta=beta,
+                eps=eps,
+                weight_dimension_numbers=lambda params: jax.tree.map(
+                    lambda _: optax.contrib.MuonDimensionNumbers(), params
+                ),
+            )
         )
         rest = optax.adamw(learning_rate, b1=b1, b2=b2, eps=eps, weight_decay=weight_decay)
         matrices = optax.chain(
@@ -321,12 +351,25 @@ def muon(
     )
 
 
+def _still_where_momentum_is_zero(
+    muon: optax.GradientTransformation,
+) -> optax.GradientTransformation:
+    """Muon without the share that orthogonalization gives to coordinates that had no gradient."""
+
+    def update(updates, state, params=None):
+        updates, state = muon.update(updates, state, params)
+        return jax.tree.map(lambda u, m: jnp.where(m == 0, 0, u), updates, state.mu), state
+
+    return optax.GradientTransformation(muon.init, update)
+
+
 def from_optax(
     name: str,
     make: Callable[..., optax.GradientTransformation],
     *,
     accumulator: str | None = None,
     coordinatewise: bool = True,
+    complex_params: bool = False,
     **defaults: float,
 ) -> UpdateRule:
     """Makes an `UpdateRule` of an optax function of hyperparameters.
@@ -336,6 +379,7 @@ def from_optax(
       make: called with θ as keyword arguments.
       accumulator: the field of the optax state that is shaped like the parameters, if there is one.
       coordinatewise: see `UpdateRule`.
+      complex_params: whether the rule takes complex parameters.
       **defaults: the hyperparameters and their values.
     """
 
@@ -348,7 +392,7 @@ def from_optax(
         inner = optax.with_extra_args_support(make(**theta))
 
         def init_fn(params: Params) -> optax.OptState:
-            checks.check_params(params)
+            checks.check_params(params, complex_params=complex_params)
             return inner.init(_at_least_float32(params))
 
         def update_fn(updates, state, params=None, **extra_args):

@@ -309,6 +309,7 @@ def adagrad(
         make,
         accumulator="sum_of_squares",
         coordinatewise=True,
+        complex_params=False,
         **hyperparameters,
     )
 
@@ -347,7 +348,12 @@ def adadelta(
         )
 
     return from_optax(
-        "hierarchy.adadelta", make, accumulator="e_g", coordinatewise=True, **hyperparameters
+        "hierarchy.adadelta",
+        make,
+        accumulator="e_g",
+        coordinatewise=True,
+        complex_params=False,
+        **hyperparameters,
     )
 
 
@@ -444,5 +450,6 @@ def _rule(
         make,
         accumulator=accumulator,
         coordinatewise=True,
+        complex_params=False,
         **hyperparameters,
     )

@@ -22,8 +22,8 @@ class LSTMState(NamedTuple):
     """State of the coordinatewise LSTM; all zeros at the start.
 
     Attributes:
-      hidden: for each layer a tree shaped like the parameters with a leading axis of that layer's
-        size, `[H, *param.shape]`.
+      hidden: for each layer a tree shaped like the parameters with a trailing axis of that layer's
+        size, `[*param.shape, H]`, sharded as the parameters are.
       cell: the same for the cells.
     """
 
@@ -46,6 +46,9 @@ def lstm(
     With `preprocess='log_sign'` (appendix A; p = 10) a gradient g becomes the two features
     (log|g| / p, sign g) where |g| ≥ e^−p, and (−1, e^p g) elsewhere. The default network has 5,141
     parameters (5,061 with the raw gradient) and 80 floats of state a coordinate.
+
+    A coordinate whose gradient has always been exactly zero does not move, and its state stays
+    zero: it is told by a zero gradient and a cell of zeros.
 
     θ is `{'cells': {'layer_0': {'kernel': [4 H, in + H], 'bias': [4 H]}, …},
     'output': {'kernel': [1, H], 'bias': [1]}}`. The arithmetic is done in θ's dtype; the update
@@ -71,7 +74,7 @@ def lstm(
       >>> params = {'w': jnp.ones((3, 2))}
       >>> updates, state = tx.update(params, tx.init(params))
       >>> updates['w'].shape, state.hidden[0]['w'].shape
-      ((3, 2), (20, 3, 2))
+      ((3, 2), (3, 2, 20))
     """
     hidden_sizes = tuple(hidden_sizes)
     if not hidden_sizes or any(size < 1 for size in hidden_sizes):
@@ -92,7 +95,11 @@ def lstm(
             checks.check_params(params)
 
             def zeros(size: int) -> Params:
-                return jax.tree.map(lambda p: jnp.zeros((size, *p.shape), dtype), params)
+                def like(p):  # derived from p, which gives it p's sharding
+                    zero = jnp.zeros_like(p, dtype)[..., None]
+                    return jnp.broadcast_to(zero, (*zero.shape[:-1], size))
+
+                return jax.tree.map(like, params)
 
             return LSTMState(
                 hidden=tuple(zeros(size) for size in hidden_sizes),
@@ -101,14 +108,17 @@ def lstm(
 
         def update_fn(updates, state, params=None, **extra_args: Any):
             del params, extra_args
-            checks.check_same_tree(updates, state.hidden[0], leading_axes=1)
-            grads = jax.tree.leaves(updates)
+            checks.check_same_tree(updates, state.hidden[0], trailing_axes=1)
+            grads: list[Any] = jax.tree.leaves(updates)
             treedef: Any = jax.tree.structure(updates)
             hidden = zip(*map(jax.tree.leaves, state.hidden), strict=True)
             cell = zip(*map(jax.tree.leaves, state.cell), strict=True)
             outputs, new_hidden, new_cell = [], [], []
-            for g, h, c in zip(grads, hidden, cell, strict=True):
-                out, h, c = apply(theta, preprocess_fn(g.astype(dtype)), h, c)
+            for g, h, c in zip(map(jnp.asarray, grads), hidden, cell, strict=True):
+                seen = (g != 0) | (c[0] != 0).any(-1)
+                x = preprocess_fn(g.astype(jnp.promote_types(g.dtype, dtype))).astype(dtype)
+                x = jnp.where(seen[..., None], x, 0)
+                out, h, c = apply(theta, x, h, c, seen.astype(dtype))
                 outputs.append((output_scale * out).astype(g.dtype))
                 new_hidden.append(h)
                 new_cell.append(c)

@@ -1,34 +1,41 @@
-"""The network of the coordinatewise LSTM optimizer: arrays `[features, ...]`, any trailing axes.
+"""The network of the coordinatewise LSTM optimizer: arrays `[..., features]`, any leading axes.
 
-Features come first, so that a layer is one matrix product over all coordinates at once and the
-trailing axes, with their sharding, stay as they are.
+Features come last, so that the leading axes, with their sharding and their names, are those of the
+parameter. A coordinate that is not yet *seen* (its gradient has always been zero) has inputs and a
+state of zero and meets no bias: then every product, gate and output below is exactly zero.
 """
 
+import functools
 import math
 from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 
 class LSTMCell(nnx.Module):
-    """One LSTM layer over feature-major inputs `[features, ...]`.
+    """One LSTM layer over inputs `[..., features]`.
 
-    (i, f, g, o) = W [x; h] + b;  c' = σ(f) c + σ(i) tanh(g);  h' = σ(o) tanh(c').
+    (i, f, g, o) = W [x; h] + b · seen;  c' = σ(f) c + σ(i) tanh(g);  h' = σ(o) tanh(c').
     """
 
     def __init__(self, in_features: int, hidden_size: int, *, rngs: nnx.Rngs):
         """Draws W from N(0, 1/fan_in) and sets b to 0, but to 1 for the forget gate."""
         fan_in = in_features + hidden_size
         shape = (4 * hidden_size, fan_in)
-        self.kernel = nnx.Param(jax.random.normal(rngs.params(), shape) / math.sqrt(fan_in))
-        self.bias = nnx.Param(jnp.zeros(4 * hidden_size).at[hidden_size : 2 * hidden_size].set(1.0))
+        normal = jax.random.normal(rngs.params(), shape, jnp.float32)
+        bias = jnp.zeros(4 * hidden_size, jnp.float32)
+        self.kernel = nnx.Param(normal / math.sqrt(fan_in))
+        self.bias = nnx.Param(bias.at[hidden_size : 2 * hidden_size].set(1.0))
 
-    def __call__(self, x: jax.Array, h: jax.Array, c: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Maps x `[in_features, ...]`, h and c `[hidden_size, ...]` to the next h and c."""
-        gates = _affine(self.kernel[...], self.bias[...], jnp.concatenate([x, h]))
-        i, f, g, o = jnp.split(gates, 4)
+    def __call__(
+        self, x: jax.Array, h: jax.Array, c: jax.Array, seen: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        """Maps x `[..., in]`, h and c `[..., hidden_size]`, seen `[..., 1]` to the next h and c."""
+        gates = _affine(self.kernel[...], self.bias[...], x, h, seen)
+        i, f, g, o = jnp.split(gates, 4, axis=-1)
         c = jax.nn.sigmoid(f) * c + jax.nn.sigmoid(i) * jnp.tanh(g)
         return jax.nn.sigmoid(o) * jnp.tanh(c), c
 
@@ -46,20 +53,39 @@ class LSTMNetwork(nnx.Module):
             }
         )
         self.output = nnx.Dict(
-            kernel=nnx.Param(jnp.zeros((1, sizes[-1]))), bias=nnx.Param(jnp.zeros(1))
+            kernel=nnx.Param(jnp.zeros((1, sizes[-1]), jnp.float32)),
+            bias=nnx.Param(jnp.zeros(1, jnp.float32)),
         )
 
-    def __call__(self, x, hidden, cell):
-        """Maps x `[in_features, ...]` and each layer's h, c to the output `[...]` and new h, c."""
+    def __call__(self, x, hidden, cell, seen):
+        """Maps x `[..., in]`, each layer's h, c and seen `[...]` to the output `[...]`, new h, c.
+
+        `seen` is 1 where the coordinate has had a gradient and 0 elsewhere; x must be 0 there.
+        """
+        seen = seen[..., None]
         new_hidden, new_cell = [], []
         for layer, h, c in zip(self.cells.values(), hidden, cell, strict=True):
-            x, c = layer(x, h, c)
+            x, c = layer(x, h, c, seen)
             new_hidden.append(x)
             new_cell.append(c)
-        output = _affine(self.output.kernel[...], self.output.bias[...], x)[0]
-        return output, tuple(new_hidden), tuple(new_cell)
+        output = _affine(self.output.kernel[...], self.output.bias[...], x, seen)
+        return output[..., 0], tuple(new_hidden), tuple(new_cell)
 
 
-def _affine(kernel: jax.Array, bias: jax.Array, x: jax.Array) -> jax.Array:
-    """Kernel `[m, n]` · x `[n, ...]` + bias `[m]`, contracting the leading axis of x."""
-    return jnp.tensordot(kernel, x, axes=1) + bias.reshape((-1,) + (1,) * (x.ndim - 1))
+def _affine(kernel: jax.Array, bias: jax.Array, *inputs: jax.Array) -> jax.Array:
+    """Kernel `[m, n]` · inputs + bias `[m]` · the last input, as one product: `[..., m]`.
+
+    Args:
+      kernel: W.
+      bias: b.
+      *inputs: arrays `[..., n_k]` with Σ n_k = n + 1, joined along their last axis.
+    """
+    kernel = jnp.concatenate([kernel, bias[:, None]], axis=1)
+    if inputs[0].ndim > 1:
+        return jnp.tensordot(jnp.concatenate(inputs, axis=-1), kernel, axes=(-1, 1))
+    # One coordinate. Vmapped over arrays `[n, P]`, as meta-training does, this is W · x on them as
+    # they stand: `concatenate` would move the mapped axis to the front, and a sum of padded arrays
+    # does not.
+    ends = np.cumsum([len(x) for x in inputs])
+    padded = [jnp.pad(x, (n - len(x), ends[-1] - n)) for x, n in zip(inputs, ends, strict=True)]
+    return kernel @ functools.reduce(jnp.add, padded)

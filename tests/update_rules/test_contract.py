@@ -4,6 +4,7 @@ import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 import pytest
 from flax import nnx
@@ -40,6 +41,18 @@ RULES = {
     },
     "lstm": lstm((4, 3)),
     "lstm_raw": lstm((4,), preprocess=None),
+}
+
+# The rules that take complex parameters, and what of optax they must agree with.
+COMPLEX = {
+    "sgd": optax.sgd,
+    "momentum": lambda learning_rate, decay: optax.sgd(learning_rate, decay),
+    "nesterov": lambda learning_rate, decay: optax.sgd(learning_rate, decay, nesterov=True),
+    "adagrad": optax.adagrad,
+    "rmsprop": optax.rmsprop,
+    "adam": optax.adam,
+    "nadam": optax.nadam,
+    "adamw": optax.adamw,
 }
 
 # Rules of the hierarchy are alike: RMSProp and NAdam stand for the others in the fast tests.
@@ -187,6 +200,83 @@ def test_zero_gradients_give_finite_updates(name, dtype):
         chex.assert_tree_all_finite((updates, state))
 
 
+def assert_still_coordinates_stay(name, num_steps):
+    """Rows of an embedding that no batch uses, and single coordinates, in two dtypes."""
+    tx = RULES[name].transform(make_theta(name))
+    rng = np.random.default_rng(0)
+    used = {"embedding": np.arange(6)[:, None] % 2 + np.zeros((6, 4)), "bias": np.array([1, 0, 1])}
+    used["embedding"][1, 2] = 0  # one coordinate of a row that is used
+    for dtype in ("float32", "bfloat16"):
+        params = {k: jnp.asarray(rng.normal(size=u.shape), dtype) for k, u in used.items()}
+        start = params
+
+        def step(carry, key, dtype=dtype):
+            params, state = carry
+            grads = {
+                k: (jax.random.normal(jax.random.fold_in(key, n), u.shape) * u).astype(dtype)
+                for n, (k, u) in enumerate(used.items())
+            }
+            updates, state = tx.update(grads, state, params)
+            return (optax.apply_updates(params, updates), state), None
+
+        keys = jax.random.split(jax.random.key(0), num_steps)
+        (params, state), _ = jax.jit(lambda c, k: jax.lax.scan(step, c, k))(  # noqa: B023
+            (params, tx.init(params)), keys
+        )
+        for k, u in used.items():
+            decayed = RULES[name].init(jax.random.key(0)).get("weight_decay", 0.0)
+            if not decayed:  # AdamW's decoupled decay, which the user asks for, moves all
+                np.testing.assert_array_equal(params[k][u == 0], start[k][u == 0])
+            if dtype == "float32":  # steps of small rules are lost in bfloat16
+                assert np.all(params[k][u == 1] != start[k][u == 1])
+        if name.startswith("lstm"):
+            for layer in (*state.hidden, *state.cell):
+                assert not np.any(np.asarray(layer["embedding"])[used["embedding"] == 0])
+
+
+@every_rule
+def test_a_coordinate_without_a_gradient_never_moves(name):
+    assert_still_coordinates_stay(name, 12)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["lstm", "muon"])
+def test_a_coordinate_without_a_gradient_never_moves_in_a_thousand_steps(name):
+    assert_still_coordinates_stay(name, 1000)
+
+
+@every_rule
+def test_parameters_may_be_python_or_numpy_scalars(name):
+    tx = make_tx(name, jit=False)
+    numbers = {"python": float, "f32": np.float32, "f64": np.float64, "array": np.asarray}
+    params = {kind: number(0.5) for kind, number in numbers.items()}
+    grads = {kind: number(-0.25) for kind, number in numbers.items()}
+    updates, _ = tx.update(grads, tx.init(params), params)
+    arrays = jax.tree.map(jnp.asarray, (grads, params))
+    expected, _ = tx.update(arrays[0], tx.init(arrays[1]), arrays[1])
+    assert_equal(updates, expected)
+    for update in updates.values():
+        assert update.dtype == jnp.float32 and update.shape == () and update != 0
+
+
+@every_rule
+def test_complex_parameters_are_taken_as_in_optax_or_refused(name):
+    params = {"z": jnp.array([1.0 + 2.0j, -0.5j])}
+    tx = make_tx(name, jit=False)
+    if name not in COMPLEX:
+        with pytest.raises(TypeError, match=r"real floating point.*\['z'\].*complex64"):
+            tx.init(params)
+        return
+    theta = RULES[name].init(jax.random.key(0))
+    theirs = COMPLEX[name](**jax.tree.map(float, theta))
+    state, optax_state = tx.init(params), theirs.init(params)
+    for _ in range(3):
+        updates, state = tx.update(params, state, params)
+        expected, optax_state = theirs.update(params, optax_state, params)
+        assert_same_types(updates, expected)
+        chex.assert_trees_all_close(updates, expected, rtol=1e-4)
+
+
 @every_rule
 def test_ignores_unknown_extra_arguments(name):
     tx, params = make_tx(name, jit=False), make_params()
@@ -331,8 +421,8 @@ def test_sharded_parameters_give_the_one_device_result(name, axis_type):
     grads, state = make_grads(params), tx.init(params)
     expected = jax.jit(tx.update)(grads, state, params)
 
-    def shard(x, param):  # features of the state lead, the parameter's own axes follow
-        spec = P(*[None] * (x.ndim - param.ndim), "shards")
+    def shard(x, param):
+        spec = P("shards")
         return jax.device_put(x, NamedSharding(mesh, spec))
 
     state = jax.device_put(state, NamedSharding(mesh, P()))
@@ -348,6 +438,80 @@ def test_sharded_parameters_give_the_one_device_result(name, axis_type):
         for collective in ("all-gather", "all-reduce", "all-to-all", "collective-permute"):
             assert collective not in update.as_text()
         assert updates["w"].sharding.is_equivalent_to(params["w"].sharding, 2)
+
+
+def _boxed(kind, mesh):
+    """Parameters whose first axis is named 'shards' by Flax, and how to see their specs."""
+    if kind == "linen":
+        init = nn.with_partitioning(nn.initializers.ones, ("shards", None))
+        params = nn.Dense(3, kernel_init=init).init(jax.random.key(0), jnp.ones((1, 8)))
+        return params, nn.get_partition_spec
+    with jax.set_mesh(mesh):
+        init = nnx.with_partitioning(nnx.initializers.ones_init(), ("shards", None))
+        return nnx.state(nnx.Linear(8, 3, kernel_init=init, rngs=nnx.Rngs(0))), (
+            nnx.get_partition_spec
+        )
+
+
+def _named(tree, specs):
+    """The size of the axis that is named, for every leaf with a named axis."""
+    found = jax.tree.leaves(specs(tree), is_leaf=lambda x: isinstance(x, P))
+    leaves = jax.tree.leaves(tree)
+    assert len(found) == len(leaves)
+    return {
+        leaf.shape[list(spec).index("shards")]
+        for leaf, spec in zip(leaves, found, strict=True)
+        if spec and "shards" in spec
+    }
+
+
+def _axes(x):
+    """What the axes of a matrix are sharded along; features on further axes are not."""
+    if not isinstance(x.sharding, NamedSharding):
+        return None
+    spec = (*x.sharding.spec, None, None)
+    assert not any(spec[2:])
+    return spec[:2]
+
+
+@pytest.mark.parametrize("name", ["lstm", "hierarchy.nadam", "adam"])
+@pytest.mark.parametrize("axis_type", ["Auto", "Explicit"])
+def test_state_is_sharded_as_that_of_adam(name, axis_type):
+    mesh = jax.make_mesh((8,), ("shards",), (getattr(AxisType, axis_type),))
+    tx, adam = make_tx(name, jit=False), optax.adam(0.1)
+    put = lambda x, *spec: jax.device_put(x, NamedSharding(mesh, P(*spec)))  # noqa: E731
+    with jax.set_mesh(mesh):
+        params = {
+            "first": put(jnp.ones((8, 3)), "shards"),
+            "last": put(jnp.ones((2, 16)), None, "shards"),
+        }
+        for init in (lambda tx: tx.init(params), lambda tx: jax.jit(tx.init)(params)):
+            state, wanted = init(tx), optax.tree.get(init(adam), "mu")
+            for key, like in wanted.items():
+                found = [
+                    leaf
+                    for path, leaf in jax.tree.leaves_with_path(state)
+                    if key in jax.tree_util.keystr(path)
+                ]
+                assert found and {_axes(leaf) for leaf in found} == {_axes(like)}
+        state = tx.init(params)
+        updates, new_state = jax.jit(tx.update)(params, state, params)
+        for k, u in updates.items():
+            assert u.sharding.is_equivalent_to(params[k].sharding, 2)
+        assert_same_types(new_state, state)
+
+
+@pytest.mark.parametrize("name", ["lstm", "hierarchy.nadam", "adam"])
+@pytest.mark.parametrize("kind", ["linen", "nnx"])
+def test_names_of_axes_carry_over_to_the_state(name, kind):
+    mesh = jax.make_mesh((8,), ("shards",), (AxisType.Auto,))
+    params, specs = _boxed(kind, mesh)
+    tx, adam = make_tx(name, jit=False), optax.adam(0.1)
+    with jax.set_mesh(mesh):
+        state, wanted = (jax.eval_shape(t.init, params) for t in (tx, adam))
+        assert _named(state, specs) == _named(wanted, specs) == {8}
+        updates, _ = tx.update(params, tx.init(params), params)
+    assert jax.tree.structure(updates) == jax.tree.structure(params)
 
 
 @pytest.mark.parametrize("name", [name for name, rule in RULES.items() if rule.coordinatewise])

@@ -71,9 +71,9 @@ def test_matches_the_numpy_recurrence(sizes, preprocess):
                 flat_state[name, index] = hidden, cell
                 np.testing.assert_allclose(updates[name][index], 0.3 * u, rtol=2e-4, atol=2e-6)
                 for layer in range(len(sizes)):
-                    got = state.hidden[layer][name][(slice(None), *index)]
+                    got = state.hidden[layer][name][index]
                     np.testing.assert_allclose(got, hidden[layer], rtol=2e-4, atol=2e-6)
-                    got = state.cell[layer][name][(slice(None), *index)]
+                    got = state.cell[layer][name][index]
                     np.testing.assert_allclose(got, cell[layer], rtol=2e-4, atol=2e-6)
 
 
