@@ -16,6 +16,7 @@ from learned_opt import (
 from learned_opt.evaluation import evaluate
 from learned_opt.meta_training import Mixture, TruncatedBPTT, init_state, meta_step, train
 from learned_opt.pretrained import (
+    load,
     load_pretrained,
     pretrained,
     pretrained_card,
@@ -40,6 +41,7 @@ __all__ = [
     "evaluate",
     "evaluation",
     "init_state",
+    "load",
     "load_pretrained",
     "load_theta",
     "meta_step",

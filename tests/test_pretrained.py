@@ -48,6 +48,51 @@ def test_pretrained_is_its_rule_with_its_theta(folder):
     assert (updates["w"] != 0).all()
 
 
+@pytest.mark.parametrize("rate", [0.1, jnp.float32(0.1), lambda step: 0.1 / (1 + step)])
+def test_learning_rate_and_weight_decay(folder, rate):
+    """η (u − λ p), as optax.adamw has it, with u the rule's own update."""
+    params = {"w": jnp.linspace(-1, 1, 4), "b": jnp.ones(())}
+    grads = jax.tree.map(lambda p: 0.3 * p + 0.1, params)
+    plain = learned_opt.pretrained("tiny")
+    tx = learned_opt.pretrained("tiny", learning_rate=rate, weight_decay=0.5)
+    plain_state, state = plain.init(params), tx.init(params)
+    for step in range(3):
+        u, plain_state = plain.update(grads, plain_state)
+        updates, state = jax.jit(tx.update)(grads, state, params)
+        eta = rate(step) if callable(rate) else float(rate)
+        for name, p in params.items():
+            np.testing.assert_allclose(updates[name], eta * (u[name] - 0.5 * p), rtol=1e-5)
+    with pytest.raises(ValueError, match="weight_decay needs the parameters"):
+        tx.update(grads, state)
+
+
+@pytest.mark.parametrize("value", [-0.1, float("nan"), float("inf"), "fast", [0.1]])
+@pytest.mark.parametrize("name", ["learning_rate", "weight_decay"])
+def test_bad_learning_rates_and_weight_decays_are_refused(folder, name, value):
+    with pytest.raises(ValueError, match=f"{name} must be a finite number"):
+        learned_opt.pretrained("tiny", **{name: value})
+
+
+def test_load_gives_the_optimizer_of_a_file(folder):
+    card = {"rule": {"name": "lstm", "hidden_sizes": [3], "preprocess": None, "output_scale": 1.0}}
+    _, theta = load_pretrained("tiny")
+    save_theta(folder / "mine.npz", theta, card)
+    grads = jnp.linspace(-1, 1, 3)
+    for settings in ({}, {"learning_rate": 0.1, "weight_decay": 0.2}):
+        tx = learned_opt.load(folder / "mine.npz", **settings)
+        expected = learned_opt.pretrained("tiny", **settings)
+        updates, _ = tx.update(grads, tx.init(grads), grads)
+        wanted, _ = expected.update(grads, expected.init(grads), grads)
+        np.testing.assert_array_equal(updates, wanted)
+    for metadata, message in [
+        (None, "does not say which rule"),
+        ({"rule": {"name": "os:system"}}, "'os:system', which is none of the library .*transform"),
+    ]:
+        save_theta(folder / "mine.npz", theta, metadata)
+        with pytest.raises(ValueError, match=message):
+            learned_opt.load(folder / "mine.npz")
+
+
 def test_unknown_names_are_answered_with_the_known_ones(folder):
     for function in (learned_opt.pretrained, load_pretrained, pretrained_card):
         with pytest.raises(ValueError, match="unknown pretrained optimizer 'huge'; known: tiny"):
@@ -96,6 +141,16 @@ def test_a_pretrained_optimizer_descends(name):
         losses.append(float(value))
     assert np.isfinite(losses).all()
     assert min(losses) < 0.2 * losses[0]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_64_bit_mode(dtype):
+    with jax.enable_x64(True):
+        tx = learned_opt.pretrained("lstm_mnist", learning_rate=0.1, weight_decay=0.1)
+        params = jnp.linspace(-1, 1, 3, dtype=dtype)
+        updates, _ = tx.update(params, tx.init(params), params)
+        assert updates.dtype == dtype
+        assert lstm().init(jax.random.key(0))["output"]["bias"].dtype == "float32"
 
 
 @pytest.mark.parametrize("name", NAMES)

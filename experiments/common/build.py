@@ -12,7 +12,7 @@ import optax
 from experiments.common.lookup import find, find_file, run_theirs
 from learned_opt import tasks, update_rules
 from learned_opt.meta_training import TruncatedBPTT
-from learned_opt.pretrained import load_pretrained, pretrained_names
+from learned_opt.pretrained import load_pretrained, load_rule_file, pretrained_names
 from learned_opt.theta_files import load_metadata, load_theta
 from learned_opt.types import Estimator, Task, Theta, UpdateRule
 
@@ -140,9 +140,9 @@ def load_rule(name: str) -> tuple[UpdateRule, Theta]:
     if name.endswith(".npz"):
         path = find_file(name)
         config = load_metadata(path).get("rule")
-        if config is None:
-            raise ValueError(f"{name} does not say which rule it is for")
-        rule = make_rule(config)
+        if not isinstance(config, dict) or ":" not in str(config.get("name")):
+            return load_rule_file(path)
+        rule = make_rule(config)  # the user's own, 'module:attribute'
         return rule, load_theta(path, like=jax.eval_shape(rule.init, jax.random.key(0)))
     if name not in HAND_DESIGNED and ":" not in name:
         known = [*HAND_DESIGNED, *pretrained_names()]

@@ -5,48 +5,102 @@ names are imported as `from learned_opt.pretrained import load_pretrained`.
 """
 
 import json
-from collections.abc import Callable
+import math
+import os
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import optax
 
-from learned_opt.theta_files import load_theta
-from learned_opt.types import Theta, UpdateRule
+from learned_opt.theta_files import load_metadata, load_theta
+from learned_opt.types import Params, Theta, UpdateRule
 from learned_opt.update_rules import lstm
 
 _FOLDER = Path(__file__).parent
 _RULES: dict[str, Callable[..., UpdateRule]] = {"lstm": lstm}
 
 
-def pretrained(name: str) -> optax.GradientTransformationExtraArgs:
-    """Returns a trained optimizer, ready to use wherever an optax optimizer is.
+def pretrained(
+    name: str,
+    *,
+    learning_rate: float | optax.Schedule | None = None,
+    weight_decay: float = 0.0,
+) -> optax.GradientTransformationExtraArgs:
+    r"""Returns a trained optimizer, ready to use wherever an optax optimizer is.
 
-    It has no learning rate to set: `params += update`. Read `pretrained_card(name)` for what it was
-    trained on and where it fails.
+    .. math:: p_{t+1} = p_t + \eta_t\, (u_t - \lambda\, p_t)
+
+    with the rule's own update u. It needs no learning rate η, but far from what it was trained on
+    η = 0.1 is worth a try. Read `pretrained_card(name)` for what that was and where it fails.
 
     Args:
       name: one of `pretrained_names()`.
+      learning_rate: η, a factor on the rule's own step or an optax schedule of it; None is 1.
+      weight_decay: λ, decoupled as in AdamW. With it `update` needs the parameters, and all of
+        them move, those without a gradient too.
 
     Returns:
       An optax transformation.
 
     Raises:
-      ValueError: there is no such optimizer.
+      ValueError: there is no such optimizer, or a negative or infinite number; from `update`, when
+        `weight_decay` is given and the parameters are not.
 
     Example:
       >>> import jax.numpy as jnp
       >>> import optax
       >>> import learned_opt
-      >>> tx = learned_opt.pretrained('lstm_mnist')
+      >>> tx = learned_opt.pretrained('lstm_mnist', learning_rate=0.1)
       >>> params = {'w': jnp.ones((3, 2))}
       >>> updates, state = tx.update(params, tx.init(params))
       >>> optax.apply_updates(params, updates)['w'].shape
       (3, 2)
     """
     rule, theta = load_pretrained(name)
-    return rule.transform(theta)
+    return _scaled(rule.transform(theta), learning_rate, weight_decay)
+
+
+def load(
+    path: str | os.PathLike,
+    *,
+    learning_rate: float | optax.Schedule | None = None,
+    weight_decay: float = 0.0,
+) -> optax.GradientTransformationExtraArgs:
+    """Returns the optimizer of one's own `theta.npz`, as `pretrained` does those of the library.
+
+    Args:
+      path: a file that `save_theta(path, theta, {'rule': {'name': 'lstm', …}})` wrote, or a run of
+        `experiments.meta_train`.
+      learning_rate: see `pretrained`.
+      weight_decay: see `pretrained`.
+
+    Raises:
+      FileNotFoundError: there is no such file.
+      ValueError: the file is damaged or does not name a rule of the library, or θ is not one of
+        it; for the numbers see `pretrained`.
+    """
+    rule, theta = load_rule_file(path)
+    return _scaled(rule.transform(theta), learning_rate, weight_decay)
+
+
+def load_rule_file(path: str | os.PathLike) -> tuple[UpdateRule, Theta]:
+    """Returns the rule and θ of a file, as `load_pretrained` does; see `load`."""
+    settings = load_metadata(path).get("rule")
+    if not isinstance(settings, dict) or "name" not in settings:
+        raise ValueError(
+            f"{path} does not say which rule it is for: save it with "
+            "save_theta(path, theta, {'rule': {'name': 'lstm', …}})"
+        )
+    name = settings["name"]
+    if name not in _RULES:
+        raise ValueError(
+            f"{path} is for the rule {name!r}, which is none of the library ({', '.join(_RULES)}): "
+            "use your rule's own transform(learned_opt.load_theta(path))"
+        )
+    return _with_theta(settings, path)
 
 
 def load_pretrained(name: str) -> tuple[UpdateRule, Theta]:
@@ -55,10 +109,7 @@ def load_pretrained(name: str) -> tuple[UpdateRule, Theta]:
     Raises:
       ValueError: there is no such optimizer, or its θ is damaged or not one of its rule.
     """
-    settings = dict(pretrained_card(name)["rule"])
-    rule = _RULES[settings.pop("name")](**settings)
-    shapes = jax.eval_shape(rule.init, jax.random.key(0))
-    return rule, load_theta(_FOLDER / f"{name}.npz", like=shapes)
+    return _with_theta(pretrained_card(name)["rule"], _FOLDER / f"{name}.npz")
 
 
 def pretrained_names() -> tuple[str, ...]:
@@ -85,3 +136,40 @@ def pretrained_card(name: str) -> dict[str, Any]:
             f"unknown pretrained optimizer {name!r}; known: {', '.join(pretrained_names())}"
         )
     return json.loads((_FOLDER / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def _with_theta(settings: Mapping[str, Any], path: str | os.PathLike) -> tuple[UpdateRule, Theta]:
+    settings = dict(settings)
+    rule = _RULES[settings.pop("name")](**settings)
+    return rule, load_theta(path, like=jax.eval_shape(rule.init, jax.random.key(0)))
+
+
+def _scaled(
+    tx: optax.GradientTransformationExtraArgs,
+    learning_rate: float | optax.Schedule | None,
+    weight_decay: float,
+) -> optax.GradientTransformationExtraArgs:
+    """η (u − λ p) in place of u."""
+    if not callable(learning_rate):
+        _check_number("learning_rate", 1.0 if learning_rate is None else learning_rate)
+    _check_number("weight_decay", weight_decay)
+    parts: list[optax.GradientTransformation] = [tx]
+    if isinstance(weight_decay, jax.core.Tracer) or weight_decay != 0:
+        parts.append(optax.stateless(lambda updates, params: _decay(updates, params, weight_decay)))
+    if learning_rate is not None:
+        parts.append(optax.scale_by_learning_rate(learning_rate, flip_sign=False))
+    return tx if len(parts) == 1 else optax.chain(*parts)
+
+
+def _decay(updates: Params, params: Params | None, weight_decay: float) -> Params:
+    if params is None:
+        raise ValueError("weight_decay needs the parameters: call update(grads, state, params)")
+    return optax.tree.add_scale(updates, -weight_decay, params)
+
+
+def _check_number(name: str, value: Any) -> None:
+    if isinstance(value, jax.core.Tracer):
+        return
+    number = isinstance(value, int | float | np.ndarray | np.generic | jax.Array)
+    if not number or np.ndim(value) or not 0 <= float(value) < math.inf:
+        raise ValueError(f"{name} must be a finite number, at least 0, got {value!r}")
