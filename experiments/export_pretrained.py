@@ -16,9 +16,9 @@ from absl import app, flags
 
 from experiments.common.launch import check_fields
 from experiments.common.lookup import expand
+from experiments.common.meta_config import DEFAULTS
 from experiments.common.output import tolerate_encodings
 from experiments.common.workdir import write_json
-from experiments.meta_train import DEFAULTS
 from learned_opt import __version__, theta_files
 
 _PRETRAINED = Path(theta_files.__file__).parent / "pretrained"

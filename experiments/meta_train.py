@@ -23,6 +23,7 @@ from ml_collections import ConfigDict
 
 from experiments.common.build import make_estimator, make_rule, make_task
 from experiments.common.launch import check_fields, check_positive, launch, start_devices
+from experiments.common.meta_config import DEFAULTS
 from experiments.common.progress import Progress
 from experiments.common.workdir import open_workdir, write_json
 from learned_opt.checkpoints import Checkpointer
@@ -37,38 +38,6 @@ from learned_opt.meta_training import (
 from learned_opt.metrics import MetricsWriter, read_metrics
 from learned_opt.theta_files import save_theta
 from learned_opt.types import Estimator, Task, Theta, UpdateRule
-
-DEFAULTS = ConfigDict(
-    {
-        "seed": 0,
-        "task": {},
-        "rule": {"name": "lstm"},
-        # 'truncated_bptt'; 'mixture', of parts with a task each; or 'module:attribute'
-        "estimator": {"name": "truncated_bptt"},
-        "num_meta_steps": 1000,  # outer updates
-        "num_tasks": 8,  # inner problems in flight
-        "unroll_length": 20,
-        "weight_power": 0.0,  # losses count (p + 1) (step / horizon)^p; 0: all alike
-        "curriculum": (),  # ((step, {field: value, …}), …): changes from these steps on
-        "horizon": 100,
-        "second_order": False,
-        "meta_loss": "train",  # the split whose minibatches judge θ; or 'valid'
-        "learning_rate": 3e-3,  # of the meta-optimizer, Adam
-        "final_learning_rate": 3e-5,  # the cosine schedule ends here
-        "clip_norm": 1.0,  # of the meta-gradient; 0 for none
-        "mapping": "map",  # or 'vmap'
-        "block_size": 512,
-        "replay_fraction": 1.0,  # share of the coordinates the meta-gradient is taken from
-        "num_devices": 0,  # 0: one CPU, or all accelerators that divide num_tasks
-        "validate_every": 100,
-        "validation_problems": 64,
-        "validation_window": 10,  # the score is the mean loss over this many last steps
-        "patience": 0,  # validations without a better score before stopping; 0: never
-        "log_every": 10,
-        "save_every": 100,
-    }
-)
-
 
 IN_STAGES = (  # what a curriculum can change; a learning rate starts afresh from the best θ
     "unroll_length",

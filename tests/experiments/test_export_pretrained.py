@@ -9,10 +9,10 @@ import pytest
 
 from experiments.common.build import make_rule
 from experiments.common.launch import check_fields
+from experiments.common.meta_config import DEFAULTS
 from experiments.common.workdir import open_workdir, write_json
 from experiments.configs.meta_train import lstm_quadratic
 from experiments.export_pretrained import export
-from experiments.meta_train import DEFAULTS
 from learned_opt import __version__
 from learned_opt.theta_files import load_theta, save_theta
 
