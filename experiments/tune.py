@@ -12,7 +12,9 @@ statistic; nothing is chosen by it. The winner is run again on seeds that tuning
 
 The same command goes on where it was cut short, with more `num_trials` it extends the studies, and
 several machines share a work directory with --config.shard=N and --config.num_shards=M.
-`experiments.study_report` makes a page of one work directory or several.
+`experiments.study_report` makes a page of one work directory or several. With
+--config.defaults="(1e-3,1e-2,1e-1)" each rule also runs with its customary hyperparameters at these
+learning rates, on the validation split; where one of them beats the best trial, a line says so.
 
 Writes studies/LEVEL/RULE/ (every trial), winners/LEVEL/RULE.json, suggested_spaces/LEVEL/RULE.json,
 results.json, tables.txt, config.json, versions.json and best_of_k.png into the work directory.
@@ -31,6 +33,7 @@ import numpy as np
 from ml_collections import ConfigDict
 from rich.table import Table
 
+from experiments.common import plain_defaults
 from experiments.common.build import HIERARCHY, is_pretrained, load_rule, make_task
 from experiments.common.comparison import number, print_tables
 from experiments.common.launch import check_fields, check_positive, launch
@@ -63,13 +66,16 @@ DEFAULTS = ConfigDict(
         "lanes": 0,  # trials that run together; 0: what memory allows, at most num_trials
         "metric": "error",  # chooses the winner: 'error' or 'loss' on the validation split
         "winner_seeds": 10,
+        "defaults": (),  # learning rates at which each rule runs with customary hyperparameters too
         "shard": 0,
         "num_shards": 1,
         "num_devices": 0,  # over which lanes are sharded; 0: one CPU, or every accelerator
     }
 )
 _OF_WINNER = ("test_error", "test_loss", "losses", "valid", "ended_above_start")
-_FREE = ("num_trials", "levels", "rules", "shard", "num_shards", "num_devices")  # between calls
+_FREE = (  # between calls
+    "num_trials", "levels", "rules", "defaults", "shard", "num_shards", "num_devices",
+)  # fmt: skip
 
 
 class Study(NamedTuple):
@@ -124,6 +130,7 @@ def main(config: ConfigDict, workdir: Path, data_dir: str | None) -> None:
         return
     shown = {level: {_display(n): r for n, r in found.items()} for level, found in shown.items()}
     print_tables([_table(level, r, config) for level, r in shown.items()], workdir / "tables.txt")
+    plain_defaults.print_warnings(shown)
     study_plots.best_of_k(
         {
             f"{config.workload}, {level} space: test {config.metric}": {
@@ -149,6 +156,8 @@ def _checked(config: ConfigDict) -> ConfigDict:
         raise ValueError(
             f"shard must be from 0 to {config.num_shards - 1} (num_shards - 1), got {config.shard}"
         )
+    if any(not rate > 0 for rate in config.defaults):
+        raise ValueError(f"defaults must be learning rates above 0, got {config.defaults}")
     if config.lanes < 0:
         raise ValueError(f"lanes must not be negative, got {config.lanes}")
     if config.num_devices < 0 or (config.num_devices > 1 and not config.lanes):
@@ -276,6 +285,19 @@ def _summary(
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / f"{study.rule_name}.json", suggested.to_dict())
     winner = _winner(study, best, task, workdir, config)
+    default = None
+    if config.defaults and study.theta is None:
+        default = plain_defaults.best_default(
+            study.rule,
+            task,
+            jax.random.key(config.seed),
+            workdir / "defaults" / f"{study.rule_name}.json",
+            learning_rates=config.defaults,
+            metric=config.metric,
+            num_steps=config.num_steps,
+            num_seeds=config.num_seeds,
+            segments=config.segments,
+        )
     return {
         "level": study.level,
         "num_trials": len(trials),
@@ -294,6 +316,7 @@ def _summary(
             "hyperparameters": best["hyperparameters"],
             "on_edge": study.space.on_edge(best["point"]),
         },
+        "best_plain_default": default,
         "winner": {name: winner[name] for name in _OF_WINNER},
         "scores": [number(x) for x in scores],
         "test_scores": [number(x) for x in test],
@@ -393,6 +416,7 @@ def _table(level: str, results: Mapping[str, Any], config: ConfigDict) -> Table:
     scale, unit = (100, ", %") if config.metric == "error" else (1, "")
     columns = [f"valid {config.metric}{unit}", f"test {config.metric}{unit}"]
     columns += ["test loss"] if config.metric != "loss" else []
+    columns += [f"best plain default, valid {config.metric}{unit}"] if config.defaults else []
     for column in (*columns, "diverged", "ended above start", "best point on the edge of"):
         table.add_column(column, justify="right")
     for name, result in results.items():
@@ -412,6 +436,7 @@ def _table(level: str, results: Mapping[str, Any], config: ConfigDict) -> Table:
             f"{scale * result['best']['score']:.4g}",
             shown,
             *([f"{loss.mean():.4g}"] if config.metric != "loss" else []),
+            *([plain_defaults.cell(result, scale)] if config.defaults else []),
             f"{100 * result['divergence_rate']:.0f} %",
             f"{result['ended_above_start']} of {result['num_trials']}",
             ", ".join(edges),

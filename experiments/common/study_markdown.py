@@ -6,8 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from experiments.common.study_results import (
-    EDGE,
-    INITIAL,
     MARKS,
     Cell,
     arrow_name,
@@ -83,8 +81,9 @@ def arrow_counts(arrows: Mapping[str, Mapping[str, Any]]) -> str:
     """How many of the arrows have which verdict, and which ones are not in favour."""
     every = [(workload, found) for workload, a in arrows.items() for found in a.values()]
     marked = sum(bool(found["marks"]) for _, found in every)
+    names = ", ".join(MARKS)
     text = (
-        f"{len(every)} arrows; in {marked} of them a search space is marked {INITIAL} or {EDGE}."
+        f"{len(every)} arrows; in {marked} of them a rule is marked ({names})."
         "\n\n"
         "| the more general rule is | arrows | when | which |\n| --- | --- | --- | --- |\n"
     )

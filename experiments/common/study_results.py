@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from experiments.common.names import display_name
+from experiments.common.plain_defaults import default_beats
 from learned_opt.figures.studies import Interval
 from learned_opt.studies import statistics
 from learned_opt.studies.spaces import SearchSpace
@@ -21,11 +22,15 @@ ARROWS = (
     ("momentum", "adam"),
     ("nesterov", "nadam"),
 )
-INITIAL, EDGE = "†", "‡"  # marks of numbers that another space could change
+INITIAL, EDGE, BEHIND = "†", "‡", "§"  # marks of numbers that another space could change
 MARKS = {
     INITIAL: "the search space is an initial one, a first guess that no study has narrowed",
     EDGE: "the best trial lies on an edge of its search space: a wider one might do better",
+    BEHIND: "the rule's plain defaults, at one of a few learning rates, beat its best trial",
 }
+
+
+_OF_RESULT = {"level", "best", "winner", "scores", "ended_above_start", "best_plain_default"}
 
 
 def read_study(workdir: Path) -> dict[str, Any]:
@@ -41,10 +46,15 @@ def read_study(workdir: Path) -> dict[str, Any]:
     try:
         study = json.loads(file.read_text(encoding="utf-8"))
         levels = study["levels"]
-    except (ValueError, KeyError, TypeError):
+        results = [result for rules in levels.values() for result in rules.values()]
+        whole = all(_OF_RESULT <= set(result) for result in results)
+    except (ValueError, KeyError, TypeError, AttributeError):
+        whole = False
+    if not whole:
         raise ValueError(
-            f"{file} is damaged; start experiments.tune there again, its trials are kept"
-        ) from None
+            f"{file} is damaged, or of another version; start experiments.tune there again, its "
+            "trials are kept"
+        )
     if not levels:
         raise ValueError(f"no study in {workdir} is finished; start experiments.tune there again")
     return study | {"workdir": workdir}
@@ -112,7 +122,8 @@ def marks(study: Mapping[str, Any], *rules: str) -> str:
     final = final_results(study)
     initial = any(final[rule]["level"].startswith("initial") for rule in rules)
     on_edge = any(edges(study, rule, final[rule]) for rule in rules)
-    return INITIAL * initial + EDGE * on_edge
+    behind = any(default_beats(final[rule]) for rule in rules)
+    return INITIAL * initial + EDGE * on_edge + BEHIND * behind
 
 
 def scale(study: Mapping[str, Any]) -> float:
@@ -172,8 +183,8 @@ def _plus_minus(study: Mapping[str, Any], result: Mapping[str, Any]) -> str:
     if diverged:
         return f"diverged on {diverged} of {len(values)} seeds"
     text = f"{values.mean():.4g} ± {_standard_error(values):.2g}"
-    above = int(statistics.ended_above_start(json_values(result["winner"], "losses")).sum())
-    return f"{text} ({above} of {len(values)} end above their start)" if above else text
+    above = result["winner"]["ended_above_start"]
+    return f"{text} ({above} of {len(values)} ended above start)" if above else text
 
 
 def _standard_error(values: np.ndarray) -> float:
@@ -186,17 +197,19 @@ def winners_summary(study: Mapping[str, Any]) -> dict[str, Any]:
     for name, result in final_results(study).items():
         values = winner_scores(study, result)
         diverged = int((~np.isfinite(values)).sum())
-        above = statistics.ended_above_start(json_values(result["winner"], "losses"))
         space = "initial" if result["level"].startswith("initial") else "narrowed"
         found[name] = {
             "mean": None if diverged else float(values.mean()),
             "standard_error": None if diverged else _standard_error(values),
             "diverged_seeds": diverged,
-            "seeds_that_end_above_their_start": int(above.sum()),
+            "seeds_that_ended_above_start": result["winner"]["ended_above_start"],
             "num_trials": result["num_trials"],
             "divergence_rate": result["divergence_rate"],
+            "trials_that_ended_above_start": result["ended_above_start"],
             "space": space if result["space"]["parameters"] else None,
             "best_trial_on_edge": edges(study, name, result),
+            "best_trial": result["best"]["score"],
+            "best_plain_default": result["best_plain_default"],
         }
     return found
 

@@ -362,13 +362,17 @@ def _projection(study: Study, rule: str, output: Path) -> str:
         ylabel=f"validation {unit(study)}",
     )
     on_edge = space.on_edge(trials[result["best"]["index"]]["point"])
-    above = statistics.ended_above_start([trial["losses"] for trial in trials.values()]).sum()
     facts = f"{100 * result['divergence_rate']:.0f} % diverged"
-    facts += f", {100 * above / len(trials):.0f} % ended above their start"
+    facts += f", {100 * result['ended_above_start'] / len(trials):.0f} % ended above their start"
     marked = f" {marks(study, rule)}".rstrip()
     if on_edge:
         edges = ", ".join(f"{name} ({end})" for name, end in on_edge.items())
         facts += f"; the best point lies on the edge of {edges}"
+    default = result["best_plain_default"]
+    if default and default["score"] is not None:
+        best = scale(study) * result["best"]["score"]
+        plain = f"{scale(study) * default['score']:.4g} (rate {default['learning_rate']:g})"
+        facts += f"; on the validation split {best:.4g}, its best plain default {plain}"
     return folded(
         f"{shown(rule)}{marked}: {facts}", image(path, f"{study['workload']}: trials of {rule}")
     )

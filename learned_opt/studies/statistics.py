@@ -323,17 +323,6 @@ def divergence_rate(scores: ArrayLike) -> float:
     return float(np.mean(~np.isfinite(scores)))
 
 
-def ended_above_start(losses: ArrayLike) -> np.ndarray:
-    """Whether runs end above their start without having diverged, `[num_runs]`.
-
-    Args:
-      losses: the mean training losses of a run's segments, `[num_runs, segments]`; not finite
-        where it diverged.
-    """
-    losses = np.asarray(losses, float)
-    return np.isfinite(losses).all(axis=1) & (losses[:, -1] > losses[:, 0])
-
-
 def _in_order(validation: ArrayLike, reported: ArrayLike) -> np.ndarray:
     """Reported scores, sorted by validation score, best first; diverged trials are infinite."""
     validation, reported = np.asarray(validation, float), np.asarray(reported, float)

@@ -152,11 +152,6 @@ def test_a_verdict_claims_no_more_than_its_intervals(intervals, expected):
     assert statistics.verdict(intervals[::-1]) == expected
 
 
-def test_runs_that_end_above_their_start():
-    losses = [[2.0, 1.0], [2.0, 3.0], [2.0, 2.0], [2.0, math.nan], [1.0, math.inf]]
-    assert statistics.ended_above_start(losses).tolist() == [False, True, False, False, False]
-
-
 def test_steps_to_target():
     losses = [[3.0, 2.0, 1.0, 1.5], [3.0, 2.5, 2.2, math.nan]]
     assert statistics.steps_to_target(losses, 2.0).tolist() == [1.0, math.inf]
