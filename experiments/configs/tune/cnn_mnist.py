@@ -3,7 +3,7 @@
     python -m experiments.tune --config=experiments/configs/tune/cnn_mnist.py --workdir=DIR
 
 Data are read from TFDS_DATA_DIR or --data_dir.
-The spaces are initial ones: no study has narrowed them.
+The final spaces are narrowed by hand from initial ones, until no plain default beat a winner.
 
 Run time: about 20 minutes on one core.
 
@@ -21,7 +21,6 @@ def get_config() -> ConfigDict:
         "cnn_mnist",
         {"name": "image_classifier", "dataset": "mnist", "network": "small_cnn", "batch_size": 64},
         lanes=10,
-        levels=("initial",),
         num_steps=300,
         segments=5,
     )
