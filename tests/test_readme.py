@@ -37,11 +37,20 @@ def test_a_pretrained_optimizer_in_two_training_loops(capsys):
         assert printed[0] > 2.0 and printed[-1] < 0.4
 
 
+def test_a_task_from_ones_own_flax_model(capsys):
+    (code,) = section("A task from your own Flax model")
+    code = smaller(code, ("num_steps=200, eval_steps=(200,)", "num_steps=60, eval_steps=(60,)"))
+    names: dict = {"__name__": "__main__"}
+    exec(compile(code, "README.md", "exec"), names)
+    loss, accuracy = map(float, capsys.readouterr().out.split())
+    assert loss < 0.8 and accuracy > 0.7
+
+
 def test_meta_training_on_a_task_of_ones_own(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     code = smaller(
         "\n".join(section("Meta-train on your own task")),
-        ("num_meta_steps=600", "num_meta_steps=4"),
+        ("lstm(), 2000", "lstm(), 4"),
         ("validate_every=100", "validate_every=2"),
         ("num_tasks=16", "num_tasks=2"),
         ("num_seeds=64", "num_seeds=2"),
@@ -55,6 +64,10 @@ def test_meta_training_on_a_task_of_ones_own(capsys, tmp_path, monkeypatch):
     assert int(names["state"].meta.step) == 4 and int(names["state"].best.step) in (2, 4)
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines] == ["LSTM", "Adam"]
+    for line, shown in zip(
+        lines, re.findall("^(?:LSTM|Adam) step 0: .*", README, re.M), strict=True
+    ):
+        assert re.sub(r"\d\.\d+", "", line) == re.sub(r"\d\.\d+", "", shown)
     theta = load_theta(tmp_path / "sine.npz", like=jax.eval_shape(lstm().init, jax.random.key(0)))
     jax.tree.map(np.testing.assert_array_equal, theta, names["theta"])
 
@@ -62,7 +75,9 @@ def test_meta_training_on_a_task_of_ones_own(capsys, tmp_path, monkeypatch):
 @pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md"])
 def test_named_files_exist(document):
     text = (ROOT / document).read_text()
-    links = [link for link in re.findall(r"\]\(([^)]+)\)", text) if "://" not in link]
+    links = [
+        link for link in re.findall(r"\]\(([^)]+)\)", text) if "://" not in link and link[0] != "#"
+    ]
     paths = re.findall(r"\b((?:scripts|experiments|tests|learned_opt|docs)/[\w/.]+\w)", text)
     examples = {"experiments/configs/FILE.py", "experiments/spaces/WORKLOAD/LEVEL/RULE.json"}
     for path in {*links, *paths} - examples:

@@ -364,10 +364,8 @@ def one_minus_power(one_minus_beta: Scalar, n: Scalar) -> jax.Array:
 
 def _adam_step(h, t, g, numerator, m, v):
     v = v + h["one_minus_b2"] * (g**2 - v)
-    second, first = (
-        one_minus_power(h["one_minus_b2"], t + 1),
-        one_minus_power(h["one_minus_b1"], t + 1),
-    )
+    corrections = (one_minus_power(h[name], t + 1) for name in ("one_minus_b1", "one_minus_b2"))
+    first, second = corrections
     rate = h["learning_rate"] * jnp.sqrt(second) / first
     return rate * numerator / (jnp.sqrt(v) + h["eps"]), m, v
 
@@ -424,14 +422,11 @@ def _rule(
             h = schedule(theta, state.step)
             leaves, treedef = jax.tree.flatten(grads)
 
-            def of_leaf(n, tree):
-                return None if tree is None else jax.tree.leaves(tree)[n]
-
+            kept = ([None] * len(leaves) if x is None else jax.tree.leaves(x) for x in state[1:])
             new = []
-            for n, g in enumerate(leaves):
+            for g, *of_leaf in zip(leaves, *kept, strict=True):
                 typed = {k: jnp.asarray(x, g.dtype) for k, x in h.items()}
-                t = state.step.astype(g.dtype)
-                new.append(direction(typed, t, g, of_leaf(n, state.m), of_leaf(n, state.v)))
+                new.append(direction(typed, state.step.astype(g.dtype), g, *of_leaf))
             down, new_m, new_v = (
                 treedef.unflatten(list(part))
                 for part in (zip(*new, strict=True) if new else ((),) * 3)
@@ -444,11 +439,10 @@ def _rule(
 
         return optax.GradientTransformation(init, update)
 
-    accumulator = "m" if m is not None else None
     return from_optax(
         f"hierarchy.{name}",
         make,
-        accumulator=accumulator,
+        accumulator=None if m is None else "m",
         coordinatewise=True,
         complex_params=False,
         **hyperparameters,
