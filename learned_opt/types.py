@@ -54,11 +54,15 @@ class UpdateRule(NamedTuple):
         differentiated through, vmapped over, or replicated over devices.
       coordinatewise: whether each coordinate's update depends on θ and on that coordinate's own
         history alone. An estimator may then flatten the parameters and work on blocks of them.
+      coordinates_last: of a coordinatewise rule, `transform` for one vector of parameters `[P]`
+        with a state that has the coordinates on its last axis, `[features, P]`, where that is
+        faster than `transform` vmapped over single numbers; they compute the same.
     """
 
     init: Callable[[Key], Theta]
     transform: Callable[[Theta], optax.GradientTransformationExtraArgs]
     coordinatewise: bool = False
+    coordinates_last: Callable[[Theta], optax.GradientTransformationExtraArgs] | None = None
 
 
 class InnerState(NamedTuple):

@@ -124,8 +124,11 @@ def flat_transform(
     The transformation of a single number is vmapped over the coordinates, with those of the state
     on the *last* axis, `[features, P]`, whatever the rule's own layout is: a layer of a learned
     rule then is one product W `[m, n]` · x `[n, P]`, and blocks of coordinates are slices of the
-    last axis. Counts and the like stay as they are.
+    last axis. Counts and the like stay as they are. A rule may bring that itself
+    (`UpdateRule.coordinates_last`).
     """
+    if rule.coordinates_last is not None:
+        return rule.coordinates_last
 
     def transform(theta: Theta) -> optax.GradientTransformationExtraArgs:
         tx = rule.transform(theta)

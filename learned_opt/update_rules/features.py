@@ -1,4 +1,4 @@
-"""What a learned rule sees of a gradient: features on a new trailing axis."""
+"""What a learned rule sees of a gradient: features on a new axis, the last one or the first."""
 
 import math
 from collections.abc import Callable
@@ -10,20 +10,20 @@ import jax.numpy as jnp
 
 def preprocessor(
     name: Literal["log_sign"] | None,
-) -> tuple[int, Callable[[jax.Array], jax.Array]]:
-    """Returns the number of features and the function `[...] -> [..., features]`.
+) -> tuple[int, Callable[[jax.Array, int], jax.Array]]:
+    """Returns the number of features and the function `(g [...], axis) -> [..., features]`.
 
     Raises:
       ValueError: `name` is neither 'log_sign' nor None.
     """
     if name is None:
-        return 1, lambda g: g[..., None]
+        return 1, jnp.expand_dims
     if name == "log_sign":
         return 2, log_sign
     raise ValueError(f"unknown preprocess {name!r}: expected 'log_sign' or None")
 
 
-def log_sign(g: jax.Array, p: float = 10.0) -> jax.Array:
+def log_sign(g: jax.Array, axis: int = -1, p: float = 10.0) -> jax.Array:
     """The gradient's magnitude on a log scale, and its sign.
 
     (log|g| / p, sign g) where |g| ≥ e^−p, and (−1, e^p g) elsewhere: both features stay within
@@ -32,10 +32,11 @@ def log_sign(g: jax.Array, p: float = 10.0) -> jax.Array:
 
     Args:
       g: gradients `[...]`.
+      axis: where the features go, −1 or 0.
       p: how small a magnitude is still told apart, e^−p.
 
     Returns:
-      Features `[..., 2]`.
+      Features `[..., 2]`, or `[2, ...]`.
 
     Reference: Andrychowicz et al. (2016), appendix A.
     """
@@ -43,4 +44,4 @@ def log_sign(g: jax.Array, p: float = 10.0) -> jax.Array:
     large = magnitude >= math.exp(-p)
     log = jnp.log(jnp.where(large, magnitude, 1.0)) / p
     sign = jnp.where(large, jnp.sign(g), math.exp(p) * g)
-    return jnp.stack([jnp.where(large, log, -1.0), sign], axis=-1)
+    return jnp.stack([jnp.where(large, log, -1.0), sign], axis=axis)

@@ -5,6 +5,7 @@ into updates (Andrychowicz et al., *Learning to learn by gradient descent by gra
 2016, section 2.1 and appendix A).
 """
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
@@ -87,7 +88,7 @@ def lstm(
     init, apply = functional(lambda rngs: LSTMNetwork(num_features, hidden_sizes, rngs=rngs))
     theta_shapes = jax.eval_shape(init, jax.random.key(0))
 
-    def transform(theta: Theta) -> optax.GradientTransformationExtraArgs:
+    def transform(theta: Theta, axis: int = -1) -> optax.GradientTransformationExtraArgs:
         checks.check_theta(theta, theta_shapes, rule="lstm")
         dtype = jnp.result_type(*jax.tree.leaves(theta))
 
@@ -96,8 +97,8 @@ def lstm(
 
             def zeros(size: int) -> Params:
                 def like(p):  # derived from p, which gives it p's sharding
-                    zero = jnp.zeros_like(p, dtype)[..., None]
-                    return jnp.broadcast_to(zero, (*zero.shape[:-1], size))
+                    zero = jnp.expand_dims(jnp.zeros_like(p, dtype), axis)
+                    return jnp.repeat(zero, size, axis=axis)
 
                 return jax.tree.map(like, params)
 
@@ -108,17 +109,19 @@ def lstm(
 
         def update_fn(updates, state, params=None, **extra_args: Any):
             del params, extra_args
-            checks.check_same_tree(updates, state.hidden[0], trailing_axes=1)
+            if axis == -1:
+                checks.check_same_tree(updates, state.hidden[0], trailing_axes=1)
             grads: list[Any] = jax.tree.leaves(updates)
             treedef: Any = jax.tree.structure(updates)
             hidden = zip(*map(jax.tree.leaves, state.hidden), strict=True)
             cell = zip(*map(jax.tree.leaves, state.cell), strict=True)
             outputs, new_hidden, new_cell = [], [], []
             for g, h, c in zip(map(jnp.asarray, grads), hidden, cell, strict=True):
-                seen = (g != 0) | (c[0] != 0).any(-1)
-                x = preprocess_fn(g.astype(jnp.promote_types(g.dtype, dtype))).astype(dtype)
-                x = jnp.where(seen[..., None], x, 0)
-                out, h, c = apply(theta, x, h, c, seen.astype(dtype))
+                seen = (g != 0) | (c[0] != 0).any(axis)
+                wide = g.astype(jnp.promote_types(g.dtype, dtype))
+                x = preprocess_fn(wide, axis).astype(dtype)
+                x = jnp.where(jnp.expand_dims(seen, axis), x, 0)
+                out, h, c = apply(theta, x, h, c, seen.astype(dtype), axis)
                 outputs.append((output_scale * out).astype(g.dtype))
                 new_hidden.append(h)
                 new_cell.append(c)
@@ -133,4 +136,6 @@ def lstm(
 
         return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
-    return UpdateRule(init, transform, coordinatewise=True)
+    return UpdateRule(
+        init, transform, coordinatewise=True, coordinates_last=functools.partial(transform, axis=0)
+    )

@@ -5,13 +5,11 @@ parameter. A coordinate that is not yet *seen* (its gradient has always been zer
 state of zero and meets no bias: then every product, gate and output below is exactly zero.
 """
 
-import functools
 import math
 from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 
 
@@ -31,11 +29,11 @@ class LSTMCell(nnx.Module):
         self.bias = nnx.Param(bias.at[hidden_size : 2 * hidden_size].set(1.0))
 
     def __call__(
-        self, x: jax.Array, h: jax.Array, c: jax.Array, seen: jax.Array
+        self, x: jax.Array, h: jax.Array, c: jax.Array, seen: jax.Array, axis: int
     ) -> tuple[jax.Array, jax.Array]:
         """Maps x `[..., in]`, h and c `[..., hidden_size]`, seen `[..., 1]` to the next h and c."""
-        gates = _affine(self.kernel[...], self.bias[...], x, h, seen)
-        i, f, g, o = jnp.split(gates, 4, axis=-1)
+        gates = _affine(self.kernel[...], self.bias[...], x, h, seen, axis=axis)
+        i, f, g, o = jnp.split(gates, 4, axis=axis)
         c = jax.nn.sigmoid(f) * c + jax.nn.sigmoid(i) * jnp.tanh(g)
         return jax.nn.sigmoid(o) * jnp.tanh(c), c
 
@@ -57,35 +55,31 @@ class LSTMNetwork(nnx.Module):
             bias=nnx.Param(jnp.zeros(1, jnp.float32)),
         )
 
-    def __call__(self, x, hidden, cell, seen):
+    def __call__(self, x, hidden, cell, seen, axis):
         """Maps x `[..., in]`, each layer's h, c and seen `[...]` to the output `[...]`, new h, c.
 
+        Features are on `axis`, the last one (−1), or on the first (0), as meta-training has them.
         `seen` is 1 where the coordinate has had a gradient and 0 elsewhere; x must be 0 there.
         """
-        seen = seen[..., None]
+        seen = jnp.expand_dims(seen, axis)
         new_hidden, new_cell = [], []
         for layer, h, c in zip(self.cells.values(), hidden, cell, strict=True):
-            x, c = layer(x, h, c, seen)
+            x, c = layer(x, h, c, seen, axis)
             new_hidden.append(x)
             new_cell.append(c)
-        output = _affine(self.output.kernel[...], self.output.bias[...], x, seen)
-        return output[..., 0], tuple(new_hidden), tuple(new_cell)
+        output = _affine(self.output.kernel[...], self.output.bias[...], x, seen, axis=axis)
+        return output.squeeze(axis), tuple(new_hidden), tuple(new_cell)
 
 
-def _affine(kernel: jax.Array, bias: jax.Array, *inputs: jax.Array) -> jax.Array:
+def _affine(kernel: jax.Array, bias: jax.Array, *inputs: jax.Array, axis: int) -> jax.Array:
     """Kernel `[m, n]` · inputs + bias `[m]` · the last input, as one product: `[..., m]`.
 
     Args:
       kernel: W.
       bias: b.
       *inputs: arrays `[..., n_k]` with Σ n_k = n + 1, joined along their last axis.
+      axis: −1, or 0 where features come first.
     """
     kernel = jnp.concatenate([kernel, bias[:, None]], axis=1)
-    if inputs[0].ndim > 1:
-        return jnp.tensordot(jnp.concatenate(inputs, axis=-1), kernel, axes=(-1, 1))
-    # One coordinate. Vmapped over arrays `[n, P]`, as meta-training does, this is W · x on them as
-    # they stand: `concatenate` would move the mapped axis to the front, and a sum of padded arrays
-    # does not.
-    ends = np.cumsum([len(x) for x in inputs])
-    padded = [jnp.pad(x, (n - len(x), ends[-1] - n)) for x, n in zip(inputs, ends, strict=True)]
-    return kernel @ functools.reduce(jnp.add, padded)
+    x = jnp.concatenate(inputs, axis=axis)
+    return jnp.tensordot(kernel, x, axes=1) if axis == 0 else jnp.tensordot(x, kernel, axes=(-1, 1))
