@@ -9,17 +9,22 @@ so.
 
 import importlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 from absl import app, flags
 
+from experiments.common.build import HAND_DESIGNED, make_rule, make_task
 from experiments.common.launch import check_fields
 from experiments.common.lookup import expand
 from experiments.common.meta_config import DEFAULTS
 from experiments.common.output import tolerate_encodings
 from experiments.common.workdir import write_json
-from learned_opt import __version__, theta_files
+from learned_opt import __version__, evaluation, theta_files
+from learned_opt.types import Task, Theta, UpdateRule
+from learned_opt.unroll import draw
 
 _PRETRAINED = Path(theta_files.__file__).parent / "pretrained"
 
@@ -30,6 +35,9 @@ def export(
     *,
     results: dict[str, Any],
     fails: list[str],
+    tested: Sequence[str] = (),
+    attempts: Sequence[str] = (),
+    data_dir: str | None = None,
     device: str | None = None,
     output: Path,
 ) -> dict[str, Any]:
@@ -40,6 +48,9 @@ def export(
       name: the name of the rule, and of its config file.
       results: what the rule reaches on evaluation; goes into the card as it is.
       fails: sentences on where the rule does not work.
+      tested: sentences on the widths, activations and problems that it was tried on.
+      attempts: sentences on what helps where it fails.
+      data_dir: folder of TFDS data sets, where the run's task reads any.
       device: what the run was made on, for example '2 CPU cores'; by default JAX's name for it.
       output: the folder to write to.
 
@@ -77,12 +88,31 @@ def export(
             "device": device or ", ".join(cost["devices"]),
         },
         "results": {"best_validation_score": cost["best_validation_score"], **results},
+        "tested": list(tested),
         "fails": fails,
+        "try": list(attempts),
     }
     theta = theta_files.load_theta(workdir / "theta.npz")
+    card |= _measured(make_rule(config["rule"]), theta, make_task(config["task"], data_dir))
     theta_files.save_theta(output / f"{name}.npz", theta, {"name": name, "rule": config["rule"]})
     write_json(output / f"{name}.json", card)
     return card
+
+
+def _measured(rule: UpdateRule, theta: Theta, task: Task) -> dict[str, Any]:
+    """How far a step goes and what it costs, on the task that the rule was trained on."""
+    key = jax.random.key(0)
+    adam = HAND_DESIGNED["adam"]()
+    params = jax.eval_shape(lambda key: draw(task, key)[1], key)
+    own, other = (
+        evaluation.step_time(r, t, task, key) for r, t in ((rule, theta), (adam, adam.init(key)))
+    )
+    size = evaluation.state_bytes_per_parameter(rule, theta, params)
+    return {
+        "typical_step": evaluation.typical_step(rule, theta, task, key),
+        "step_cost": f"{own / other:.2g} times Adam's training step on its own task, "
+        f"{size:.0f} bytes of state a parameter (Adam: 8)",
+    }
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -101,6 +131,9 @@ def main(_: list[str]) -> None:
         values.name,
         results=results,
         fails=values.fails,
+        tested=values.tested,
+        attempts=values["try"].value or (),
+        data_dir=values.data_dir,
         device=values.device,
         output=expand(values.output),
     )
@@ -111,6 +144,8 @@ if __name__ == "__main__":
     flags.DEFINE_string("name", None, "name of the pretrained rule and of its config file")
     flags.DEFINE_string("results", None, "JSON file with what the rule reaches")
     flags.DEFINE_multi_string("fails", [], "a sentence on where it fails; may be repeated")
+    flags.DEFINE_multi_string("tested", [], "a sentence on what it was tried on; may be repeated")
+    flags.DEFINE_multi_string("try", [], "a sentence on what helps there; may be repeated")
     flags.DEFINE_string("device", None, "what the run was made on, for example '2 CPU cores'")
     flags.DEFINE_string("output", str(_PRETRAINED), "folder to write to")
     flags.mark_flags_as_required(["workdir", "name"])

@@ -56,9 +56,9 @@ class Evaluation(NamedTuple):
 def ended_above_start(losses: np.ndarray) -> np.ndarray:
     """Which runs end above their start, though all their losses are finite.
 
-    A run does where the median of its last losses, a tenth of them and at least one, is above its
-    first loss: an outlier among the last minibatches does not count, and a rule that does nothing
-    is counted in about half of its runs.
+    A run does where its last loss is above its first one, and so is the median of its last tenth
+    (at least one loss): neither an outlier among the last minibatches counts, nor a run that
+    oscillates and ends below its start. Of a rule that does nothing about half of the runs count.
 
     Args:
       losses: `[runs, num_steps + 1]`, of params_0 … params_T.
@@ -69,7 +69,8 @@ def ended_above_start(losses: np.ndarray) -> np.ndarray:
     losses = np.asarray(losses, np.float64)
     last = losses[:, -max(1, losses.shape[1] // 10) :]
     finite = np.isfinite(losses).all(axis=1)
-    return finite & (np.median(last, axis=1) > losses[:, 0])
+    lower = np.minimum(np.median(last, axis=1), losses[:, -1])
+    return finite & (lower > losses[:, 0])
 
 
 def evaluate(
@@ -313,6 +314,23 @@ def step_time(
 @functools.partial(jax.jit, static_argnames=("rule", "num_steps"))
 def _timed_unroll(rule, theta, task, state, key, *, num_steps):
     return unroll(rule.transform(theta), task, state, key, num_steps)
+
+
+def typical_step(
+    rule: UpdateRule, theta: Theta, task: Task, key: Key, *, num_steps: int = 100
+) -> dict[str, float]:
+    """How far a rule moves a parameter with one update, in a run of its own.
+
+    Returns:
+      The root mean square over all parameters of an update's change, in the parameters' units: its
+      `median` over the run's updates, their 5th percentile `low` and 95th `high`.
+    """
+    params, _ = trajectory(rule, theta, task, key, num_steps=num_steps)
+    leaves = [np.asarray(leaf, np.float64) for leaf in jax.tree.leaves(params)]
+    flat = np.concatenate([leaf.reshape(num_steps + 1, -1) for leaf in leaves], axis=1)
+    sizes = np.sqrt(np.mean(np.diff(flat, axis=0) ** 2, axis=1))
+    low, median, high = np.quantile(sizes, [0.05, 0.5, 0.95])
+    return {"median": float(median), "low": float(low), "high": float(high)}
 
 
 def state_bytes_per_parameter(rule: UpdateRule, theta: Theta, params: Params) -> float:

@@ -48,6 +48,9 @@ class Task(Protocol):
 class UpdateRule(NamedTuple):
     """A family of optimizers indexed by θ.
 
+    A coordinate whose gradient has always been exactly zero never moves, but for the decoupled
+    weight decay that a user asks for. Parameters may be Python and NumPy scalars.
+
     Attributes:
       init: `init(key) -> theta`, a plain nested dict of arrays.
       transform: `transform(theta)`, an optax transformation. θ may be traced, so it can be

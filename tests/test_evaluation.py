@@ -124,11 +124,12 @@ def test_runs_that_end_above_their_start_are_told_from_those_that_diverge():
         "falls, then climbs above": np.where(steps < 20, 1.0 - steps / 40, 0.5 + steps / 30),
         "jumps at once and stays": np.where(steps == 0, 1.0, 3.0),
         "falls, then climbs less": np.where(steps < 20, 2.0 - steps / 20, steps / 40),
+        "ends below its start all the same": np.where(steps % 40 == 0, 1.0 - steps / 80, 3.0),
         "diverges": np.where(steps == 30, np.inf, steps),
     }
     found = evaluation.Evaluation(np.array(list(rows.values())), {}, ())
-    assert found.ended_above_start.tolist() == [False, False, True, True, False, False]
-    assert found.diverged.tolist() == [False] * 5 + [True]
+    assert found.ended_above_start.tolist() == [False, False, True, True] + [False] * 3
+    assert found.diverged.tolist() == [False] * 6 + [True]
 
 
 def test_a_learned_rule_out_of_its_depth_ends_above_its_start():
@@ -136,7 +137,7 @@ def test_a_learned_rule_out_of_its_depth_ends_above_its_start():
     result = evaluation.evaluate(
         rule, theta, Quadratic(num_dims=40), KEY, num_seeds=32, num_steps=100
     )
-    expected = [float(np.median(row[-10:])) > row[0] for row in result.losses]
+    expected = [float(np.median(row[-10:])) > row[0] and row[-1] > row[0] for row in result.losses]
     np.testing.assert_array_equal(result.ended_above_start, expected)
     assert sum(expected) > 8
     assert not result.diverged.any()

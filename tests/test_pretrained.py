@@ -117,6 +117,19 @@ def test_cards_say_how_good_and_how_bad(name):
     assert card["cost"]["inner_steps"] > 0 and card["cost"]["minutes"] > 0
     assert card["versions"]["jax"] and card["results"] and card["fails"]
     assert isinstance(card["seed"], int)
+    step = card["typical_step"]
+    assert 0 < step["low"] < step["median"] < step["high"] < 1
+    page = str(card)
+    for words in (
+        name,
+        "Where it fails",
+        "What to try there",
+        "Costs",
+        *card["fails"],
+        *card["try"],
+    ):
+        assert words in page
+    assert "{" not in page and len(card["tested"]) > 0
 
 
 @pytest.mark.parametrize("name", NAMES)

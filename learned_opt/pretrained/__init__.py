@@ -7,7 +7,7 @@ names are imported as `from learned_opt.pretrained import load_pretrained`.
 import json
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -117,16 +117,55 @@ def pretrained_names() -> tuple[str, ...]:
     return tuple(sorted(path.stem for path in _FOLDER.glob("*.npz")))
 
 
-def pretrained_card(name: str) -> dict[str, Any]:
-    """Returns a trained optimizer's card.
+class Card(dict[str, Any]):
+    """A trained optimizer's card: a dict that prints as a page."""
+
+    def __str__(self) -> str:
+        """The page."""
+        cost, step = self["cost"], self["typical_step"]
+        lines = [
+            f"{self['name']}: a pretrained {self['rule']['name']} optimizer",
+            "",
+            "Use      " + f"optimizer = learned_opt.pretrained({self['name']!r})",
+            "Trained  on " + _listed(self["task"]),
+            f"         {cost['inner_steps']:,} inner steps, {cost['minutes']} minutes "
+            f"({cost['device']}), seed {self['seed']}",
+            f"         {self['command']}",
+            f"Step     {step['median']:.2g} a parameter (root mean square; 5th to 95th percentile "
+            f"of a run: {step['low']:.2g} to {step['high']:.2g})",
+            f"Costs    {self['step_cost']}",
+            "",
+            "How good",
+            *(f"  - {name.replace('_', ' ')}: {value}" for name, value in self["results"].items()),
+            *_paragraphs("Tested on", self["tested"]),
+            *_paragraphs("Where it fails", self["fails"]),
+            *_paragraphs("What to try there", self["try"]),
+            "",
+            "Made with " + ", ".join(f"{k} {v}" for k, v in self["versions"].items()),
+        ]
+        return "\n".join(lines)
+
+
+def _listed(settings: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in settings.items() if name != "name")
+
+
+def _paragraphs(title: str, sentences: Sequence[str]) -> list[str]:
+    return ["", title, *(f"  - {sentence}" for sentence in sentences)]
+
+
+def pretrained_card(name: str) -> Card:
+    """Returns a trained optimizer's card; print it to read it.
 
     Args:
       name: one of `pretrained_names()`.
 
     Returns:
-      A dict with the entries `name`; `rule`, how the rule is made; `command`, which repeats the
-      meta-training; `seed`; `versions`; `cost`, in inner steps, minutes and the device used;
-      `results`; and `fails`, where it is known not to work.
+      A dict with the entries `name`; `rule`, how the rule is made; `task`, what it was trained on;
+      `command`, which repeats the meta-training; `seed`; `versions`; `cost`, in inner steps,
+      minutes and the device used; `typical_step`, see `evaluation.typical_step`; `step_cost`, of
+      an update; `results`; `tested`, the widths and activations tried; `fails`, where it is known
+      not to work; and `try`, what helps there.
 
     Raises:
       ValueError: there is no such optimizer.
@@ -135,7 +174,7 @@ def pretrained_card(name: str) -> dict[str, Any]:
         raise ValueError(
             f"unknown pretrained optimizer {name!r}; known: {', '.join(pretrained_names())}"
         )
-    return json.loads((_FOLDER / f"{name}.json").read_text(encoding="utf-8"))
+    return Card(json.loads((_FOLDER / f"{name}.json").read_text(encoding="utf-8")))
 
 
 def _with_theta(settings: Mapping[str, Any], path: str | os.PathLike) -> tuple[UpdateRule, Theta]:

@@ -16,6 +16,8 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
+from learned_opt.studies.spaces import check_seed
+
 
 class BestOfK(NamedTuple):
     """What the best of K trials gives, for each of several K.
@@ -232,6 +234,7 @@ def paired_difference(
     with np.errstate(invalid="ignore"):  # both infinite: no difference that could be averaged
         difference = a - b
     better = float(np.mean((a < b) + 0.5 * ((a == b) | (np.isnan(a) & np.isnan(b)))))
+    check_seed(seed)
     rng = np.random.default_rng(seed)
     means = difference[rng.integers(0, len(a), (num_samples, len(a)))].mean(axis=1)
     ends = [(1 - level) / 2, (1 + level) / 2]
