@@ -42,8 +42,8 @@ def make_config(**settings):
     return ConfigDict(defaults | settings)
 
 
-def results(workdir):
-    return json.loads((workdir / "results.json").read_text())["levels"]["initial"]
+def results(workdir, level="initial"):
+    return json.loads((workdir / "results.json").read_text())["levels"][level]
 
 
 def test_tune(tmp_path, capsys):
@@ -263,4 +263,4 @@ def test_any_text_file(tmp_path):
     command.append(f"--text_file={tmp_path / 'text.txt'}")
     run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
-    assert results(tmp_path / "run")["sgd"]["winner"]["test_error"]
+    assert results(tmp_path / "run", "final")["sgd"]["winner"]["test_error"]
