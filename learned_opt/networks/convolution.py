@@ -142,8 +142,9 @@ class Conv(nnx.Module):
         rngs: nnx.Rngs,
     ):
         """Draws the kernel `[size, size, num_in, num_out]`; the bias `[num_out]` starts from 0."""
-        self.kernel = nnx.Param(kernel_init(rngs.params(), (size, size, num_in, num_out)))
-        self.bias = nnx.Param(jnp.zeros(num_out)) if use_bias else None
+        shape = (size, size, num_in, num_out)
+        self.kernel = nnx.Param(kernel_init(rngs.params(), shape, jnp.float32))
+        self.bias = nnx.Param(jnp.zeros(num_out, jnp.float32)) if use_bias else None
         if use_bias:
             rngs.params()  # `nnx.Conv` draws one for its bias: later layers start the same
         self.stride = stride

@@ -68,8 +68,8 @@ class BatchNorm(nnx.Module):
 
     def __init__(self, num_features: int):
         """Starts from scale 1 and bias 0."""
-        self.scale = nnx.Param(jnp.ones(num_features))
-        self.bias = nnx.Param(jnp.zeros(num_features))
+        self.scale = nnx.Param(jnp.ones(num_features, jnp.float32))
+        self.bias = nnx.Param(jnp.zeros(num_features, jnp.float32))
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Normalizes over all axes but the last."""

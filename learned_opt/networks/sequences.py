@@ -20,10 +20,11 @@ class LSTMLayer(nnx.Module):
         """Draws W and U from N(0, 1/fan_in) and sets b to 0, but to 1 for the forget gate."""
         shapes = (num_in, 4 * hidden_size), (hidden_size, 4 * hidden_size)
         self.kernel, self.recurrent = (
-            nnx.Param(jax.random.normal(rngs.params(), shape) / math.sqrt(shape[0]))
+            nnx.Param(jax.random.normal(rngs.params(), shape, jnp.float32) / math.sqrt(shape[0]))
             for shape in shapes
         )
-        self.bias = nnx.Param(jnp.zeros(4 * hidden_size).at[hidden_size : 2 * hidden_size].set(1.0))
+        bias = jnp.zeros(4 * hidden_size, jnp.float32)
+        self.bias = nnx.Param(bias.at[hidden_size : 2 * hidden_size].set(1.0))
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps `[batch, length, num_in]` to `[batch, length, hidden_size]`."""
@@ -102,9 +103,11 @@ class CharacterTransformer(nnx.Module):
         if hidden_size % 32:
             raise ValueError(f"hidden_size of a transformer must divide by 32, got {hidden_size}")
         self.embedding = nnx.Param(
-            0.02 * jax.random.normal(rngs.params(), (vocab_size, hidden_size))
+            0.02 * jax.random.normal(rngs.params(), (vocab_size, hidden_size), jnp.float32)
         )
-        self.positions = nnx.Param(0.02 * jax.random.normal(rngs.params(), (length, hidden_size)))
+        self.positions = nnx.Param(
+            0.02 * jax.random.normal(rngs.params(), (length, hidden_size), jnp.float32)
+        )
         self.blocks = nnx.Dict(
             {
                 f"block_{n}": TransformerBlock(hidden_size, hidden_size // 32, rngs=rngs)

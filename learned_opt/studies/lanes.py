@@ -132,7 +132,7 @@ def _run_compiled(rule, thetas, task, keys, *, settings, mesh):
         step = functools.partial(_step, rule.transform(theta), task, key_run)
 
         def go(carry, _, n):
-            steps = n * settings.segment_steps + jnp.arange(settings.segment_steps)
+            steps = n * settings.segment_steps + jnp.arange(settings.segment_steps, dtype=jnp.int32)
             carry, losses = jax.lax.scan(step, carry, steps)
             return carry, _measure(task, carry, settings.splits), losses.mean()
 
@@ -149,7 +149,9 @@ def _run_compiled(rule, thetas, task, keys, *, settings, mesh):
         shapes = jax.eval_shape(go, carry, None, jnp.int32(0))[1:]
         unmeasured = jax.tree.map(jnp.zeros_like, shapes)
         state = carry, unmeasured[0]
-        (carry, _), (losses, heldout) = jax.lax.scan(segment, state, jnp.arange(settings.segments))
+        (carry, _), (losses, heldout) = jax.lax.scan(
+            segment, state, jnp.arange(settings.segments, dtype=jnp.int32)
+        )
         reported, diverged_at = _finish(task, carry, key_run, settings)
         return Lanes(losses, heldout, reported, diverged_at)
 
@@ -197,7 +199,9 @@ def _finish(task, carry, key_run, settings):
     inner, diverged_at = carry
     num_steps = settings.segment_steps * settings.segments
     last = task.loss(inner.params, inner.instance, jax.random.fold_in(key_run, num_steps))
-    diverged_at = jnp.where((diverged_at < 0) & ~jnp.isfinite(last), num_steps, diverged_at)
+    diverged_at = jnp.where(
+        (diverged_at < 0) & ~jnp.isfinite(last), jnp.int32(num_steps), diverged_at
+    )
     split = settings.report
     return _measure(task, carry, (split,))[split] if split else {}, diverged_at
 
