@@ -7,8 +7,9 @@ The final spaces are narrowed by hand from initial ones, until no plain default 
 
 Run time: about 70 minutes on one core.
 
-Expected on War and Peace: test losses (nats a character) of the winners: SGD 3.10, Momentum 3.09,
-Nesterov 3.03, RMSProp 2.86, Adam 2.94, NAdam 3.08, lstm_mnist 2.60, untuned.
+Expected on War and Peace: test losses (nats a character) of the winners: SGD 5.2 ± 1.1 (3 of 10
+seeds end above their start), Momentum 3.06, Nesterov 2.98, RMSProp 2.04, Adam 2.16, NAdam 2.34,
+lstm_mnist 2.56.
 """
 
 from ml_collections import ConfigDict
