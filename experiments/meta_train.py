@@ -58,7 +58,7 @@ def main(config: ConfigDict, workdir: Path, data_dir: str | None) -> None:
         (stage, _meta_optimizer(stage), _make_estimator(stage.settings, tasks, rule, mesh))
         for stage in _stages(config)
     ]
-    workdir = open_workdir(workdir, config, part=jax.process_index())
+    workdir = open_workdir(workdir, config, part=jax.process_index(), parts=jax.process_count())
     _, meta_optimizer, estimator = stages[0]
     state = init_state(estimator, meta_optimizer, rule, jax.random.key(config.seed))
     checkpointer = Checkpointer(workdir / "checkpoints")

@@ -109,7 +109,7 @@ def main(config: ConfigDict, workdir: Path, data_dir: str | None) -> None:
     _check_metric(config, task)
     mesh = _mesh(config)
     kept = ConfigDict({name: value for name, value in config.items() if name not in _FREE})
-    workdir = open_workdir(workdir, kept, part=config.shard)
+    workdir = open_workdir(workdir, kept, part=config.shard, parts=config.num_shards)
     results: dict[str, dict[str, Any]] = {level: {} for level in levels}
     done: dict[Path, dict[str, Any]] = {}
     for level, found in levels.items():

@@ -17,16 +17,20 @@ _PACKAGES = ("learned_opt", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint"
 _locks: dict[Path, int] = {}  # locks of this process, held for its life: file -> descriptor
 
 
-def open_workdir(path: str | os.PathLike, config: ConfigDict, *, part: int = 0) -> Path:
+def open_workdir(
+    path: str | os.PathLike, config: ConfigDict, *, part: int = 0, parts: int = 1
+) -> Path:
     """Makes a work directory, or goes on with the one of the same config.
 
     Writes `config.json` and `versions.json` there. The directory is this process's until it ends,
-    however it ends: the lock on `.lock_PART` is the kernel's.
+    however it ends: the lock on `.lock` is the kernel's. Processes that share a run share that
+    lock, and each has one of its own, `.lock_PART_of_PARTS`.
 
     Args:
       path: the directory.
       config: the run's config. Its JSON form is what tells runs apart.
       part: of a run that several processes share, which one this is; each part is one process's.
+      parts: how many processes share the run.
 
     Returns:
       The directory.
@@ -49,7 +53,11 @@ def open_workdir(path: str | os.PathLike, config: ConfigDict, *, part: int = 0) 
         raise PermissionError(
             f"workdir {path} cannot be written to ({error.strerror}); choose another --workdir"
         ) from error
-    lock = _lock(path, part)
+    if parts > 1:
+        lock = _lock(path, f".lock_{part}_of_{parts}")
+        _lock(path, ".lock", shared=True)
+    else:
+        lock = _lock(path, ".lock")
     wanted = json.loads(json.dumps(config.to_dict(), default=str))
     file = path / "config.json"
     if file.exists():
@@ -70,14 +78,14 @@ def open_workdir(path: str | os.PathLike, config: ConfigDict, *, part: int = 0) 
     return path
 
 
-def _lock(folder: Path, part: int) -> int:
-    """Takes the lock of a part; its file says who holds it."""
-    path = folder.resolve() / f".lock_{part}"
+def _lock(folder: Path, name: str, *, shared: bool = False) -> int:
+    """Takes a lock; its file says who holds it, unless several may."""
+    path = folder.resolve() / name
     if path in _locks:
         return _locks[path]
     file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except BlockingIOError:
         holder = os.pread(file, 1000, 0).decode(errors="replace").strip()
         os.close(file)

@@ -19,7 +19,7 @@ HOLDER = """
 import sys
 from ml_collections import ConfigDict
 from experiments.common.workdir import open_workdir
-open_workdir(sys.argv[1], ConfigDict({}), part=int(sys.argv[2]))
+open_workdir(sys.argv[1], ConfigDict({}), part=int(sys.argv[2]), parts=int(sys.argv[3]))
 print("open", flush=True)
 sys.stdin.read()
 """
@@ -50,9 +50,9 @@ def steps(workdir):
     return sorted(int(p.name[5:]) for p in (workdir / "checkpoints").glob("step_????????"))
 
 
-def hold(workdir, part=0):
+def hold(workdir, part=0, parts=1):
     process = subprocess.Popen(
-        [sys.executable, "-c", HOLDER, str(workdir), str(part)],
+        [sys.executable, "-c", HOLDER, str(workdir), str(part), str(parts)],
         cwd=ROOT,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -69,12 +69,26 @@ def test_a_second_process_is_refused_until_the_first_ends_however_it_ends(tmp_pa
         with pytest.raises(BlockingIOError, match=f"in use by process {holder.pid} on "):
             open_workdir(tmp_path, ConfigDict({}))
         assert {p: p.read_bytes() for p in tmp_path.rglob("*")} == before
-        open_workdir(tmp_path, ConfigDict({}), part=1)  # parts of a run go on side by side
+        with pytest.raises(BlockingIOError, match="in use by"):  # it does what a part would
+            open_workdir(tmp_path, ConfigDict({}), part=1, parts=2)
     finally:
         holder.kill()
         holder.communicate()
     open_workdir(tmp_path, ConfigDict({}))
     open_workdir(tmp_path, ConfigDict({}))  # by the process that has it already
+
+
+def test_parts_of_a_run_go_on_side_by_side(tmp_path):
+    holder = hold(tmp_path, part=0, parts=2)
+    try:
+        with pytest.raises(BlockingIOError, match=f"in use by process {holder.pid} on "):
+            open_workdir(tmp_path, ConfigDict({}), part=0, parts=2)
+        with pytest.raises(BlockingIOError, match="in use by another process"):  # the whole run
+            open_workdir(tmp_path, ConfigDict({}))
+        open_workdir(tmp_path, ConfigDict({}), part=1, parts=2)
+    finally:
+        holder.kill()
+        holder.communicate()
 
 
 def test_sigterm_saves_and_ends_with_143_and_the_first_of_two_loses_nothing(tmp_path):
