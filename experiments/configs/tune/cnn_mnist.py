@@ -8,7 +8,7 @@ The final spaces are narrowed by hand from initial ones, until no plain default 
 Run time: about 20 minutes on one core.
 
 Expected: test errors of the winners, %: SGD 4.6, Momentum 3.3, Nesterov 3.4, RMSProp 3.1, Adam 2.5,
-NAdam 2.8, lstm_mnist 20.
+NAdam 2.5, lstm_mnist 20.
 """
 
 from ml_collections import ConfigDict
