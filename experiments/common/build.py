@@ -21,6 +21,8 @@ TASKS: dict[str, Callable[..., Task]] = {
     "image_classifier": tasks.image_classifier,
     "surface": tasks.Surface,
     "language_model": tasks.language_model,
+    "regression": tasks.regression,
+    "autoencoder": tasks.autoencoder,
 }
 
 HAND_DESIGNED: dict[str, Callable[..., UpdateRule]] = {

@@ -4,6 +4,7 @@ from learned_opt.tasks.classifier import Classifier, image_classifier
 from learned_opt.tasks.flax_model import FlaxTask, from_flax
 from learned_opt.tasks.language_model import LanguageModel, language_model
 from learned_opt.tasks.quadratic import Quadratic
+from learned_opt.tasks.regression import Regression, autoencoder, regression
 from learned_opt.tasks.surfaces import SURFACES, Surface
 
 __all__ = [
@@ -12,8 +13,11 @@ __all__ = [
     "FlaxTask",
     "LanguageModel",
     "Quadratic",
+    "Regression",
     "Surface",
+    "autoencoder",
     "from_flax",
     "image_classifier",
     "language_model",
+    "regression",
 ]

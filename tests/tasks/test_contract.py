@@ -14,8 +14,10 @@ from learned_opt.tasks import (
     LanguageModel,
     Quadratic,
     Surface,
+    autoencoder,
     from_flax,
     image_classifier,
+    regression,
 )
 from learned_opt.types import Task
 
@@ -74,6 +76,8 @@ TASKS = {
     "resnet_20": lambda: _conv_net("resnet_20"),
     "character_lstm": lambda: _characters("lstm", 5),
     "character_transformer": lambda: _characters("transformer", 32),
+    "regression": regression,
+    "autoencoder": lambda: autoencoder(hidden_sizes=(8, 3, 8)),
     "flax_nnx": lambda: _from_flax(_Module),
     "flax_nnx_instance": lambda: _from_flax(_Module(nnx.Rngs(0))),
     "flax_linen": lambda: _from_flax(linen.Dense(2)),
