@@ -18,7 +18,7 @@ timing/WORKLOAD.json, config.json and versions.json into the work directory.
 
 import hashlib
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,19 +58,26 @@ DEFAULTS = ConfigDict(
 _KEPT = ("seed", "num_seeds", "search_seeds", "points", "probes", "max_moves")
 
 
-def main(config: ConfigDict, workdir: Path, data_dir: str | None) -> None:
-    """Runs or goes on with the board, or the part of it that the flags ask for."""
+def main(
+    config: ConfigDict,
+    workdir: Path,
+    data_dir: str | None,
+    *,
+    rules: Sequence[str] | None = None,
+    workloads: Sequence[str] | None = None,
+) -> None:
+    """Runs or goes on with the board, or with the part of it that has these names."""
     config = _checked(config)
-    entries = _entries(config)
-    workloads = _chosen("workload", config.workloads.to_dict(), _WORKLOADS.value)
-    for name, workload in workloads.items():
+    entries = _entries(config, rules)
+    shown = _chosen("workload", config.workloads.to_dict(), workloads)
+    for name, workload in shown.items():
         _check_workload(name, workload, config)
     workdir = open_workdir(workdir, ConfigDict({name: config[name] for name in _KEPT}))
-    total = sum(_size(entry, config) for entry in entries.values()) * len(workloads)
+    total = sum(_size(entry, config) for entry in entries.values()) * len(shown)
     with Progress("leaderboard: runs", 0, total) as bar:
         count = _Count(bar, total)
-        for name, workload in workloads.items():
-            task = _Lazy(lambda w=workload: make_task(_task_config(w, config), data_dir))
+        for name, workload in shown.items():
+            task = _Lazy(_task_config(workload, config), data_dir)
             for rule, entry in entries.items():
                 _run(name, workload, rule, entry, task, workdir, config, count)
             if name in config.timed:
@@ -82,12 +89,13 @@ def main(config: ConfigDict, workdir: Path, data_dir: str | None) -> None:
 class _Lazy:
     """A task that is made when it is needed: a finished board reads no data."""
 
-    def __init__(self, make: Callable[[], Task]):
-        self._make, self._task = make, None
+    def __init__(self, config: Mapping[str, Any], data_dir: str | None):
+        self._config, self._data_dir = config, data_dir
+        self._task: Task | None = None
 
     def __call__(self) -> Task:
         if self._task is None:
-            self._task = self._make()
+            self._task = make_task(self._config, self._data_dir)
         return self._task
 
 
@@ -118,22 +126,22 @@ def _checked(config: ConfigDict) -> ConfigDict:
     return config
 
 
-def _chosen(kind: str, known: Mapping[str, Any], names: list[str] | None) -> dict[str, Any]:
+def _chosen(kind: str, known: Mapping[str, Any], names: Sequence[str] | None) -> dict[str, Any]:
     unknown = [name for name in names or () if name not in known]
     if unknown or not known:
         raise ValueError(f"unknown {kind} {', '.join(unknown)!r}; known: {', '.join(known)}")
-    return {name: known[name] for name in (names or known)}
+    return {name: known[name] for name in known if not names or name in names}
 
 
-def _entries(config: ConfigDict) -> dict[str, Entry]:
+def _entries(config: ConfigDict, names: Sequence[str] | None) -> dict[str, Entry]:
     """The rules to run; those that are not here are left out unless they were asked for by name."""
     found = {}
     weights = {"celo2": config.celo2_weights}
-    for name, spec in _chosen("rule", config.rules.to_dict(), _RULES.value).items():
+    for name, spec in _chosen("rule", config.rules.to_dict(), names).items():
         try:
             found[name] = make_entry(name, spec, weights)
         except Unavailable as error:
-            if _RULES.value:
+            if names:
                 raise
             print(f"{name} is left out: {error}")
     if not found:
@@ -277,4 +285,9 @@ def _time(
 
 
 if __name__ == "__main__":
-    launch(main)
+
+    def experiment(config: ConfigDict, workdir: Path, data_dir: str | None) -> None:
+        """The part of the board that the flags ask for."""
+        main(config, workdir, data_dir, rules=_RULES.value, workloads=_WORKLOADS.value)
+
+    launch(experiment)

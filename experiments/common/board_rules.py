@@ -5,7 +5,6 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import optax
 
@@ -15,7 +14,7 @@ from experiments.common.lookup import find_file
 from learned_opt.studies import digest
 from learned_opt.studies.runs import Optimizer
 
-FIELDS = ("rule", "schedule", "weight_decay", "rates", "guard", "adam_factor", "shown")
+FIELDS = ("rule", "schedule", "weight_decay", "rates", "guard", "adam_factor")
 
 
 class Unavailable(ValueError):
@@ -205,8 +204,3 @@ def _of_file(path: str) -> Callable[..., Any]:
         return learned_opt.load(path, learning_rate=rate, weight_decay=weight_decay)
 
     return make
-
-
-def shapes_digest(task: Any) -> str:
-    """Tells the data of tasks apart."""
-    return digest(jax.tree.map(lambda x: x[:100] if jnp.ndim(x) else x, task))

@@ -16,7 +16,7 @@ import numpy as np
 import optax
 
 from learned_opt.evaluation import spread
-from learned_opt.types import Key, Params, Scalar, Task
+from learned_opt.types import InnerState, Key, Params, Scalar, Task
 from learned_opt.unroll import check_arrays, checked_loss, draw, init_inner, inner_step
 
 _PROBE = 0x7072_6F62  # folded into the key: the minibatches on which the training loss is measured
@@ -37,7 +37,7 @@ class Optimizer(NamedTuple):
         not those at which gradients are taken (schedule-free methods).
     """
 
-    make: Callable[[Scalar, int, Scalar], optax.GradientTransformation]
+    make: Callable[..., optax.GradientTransformation]
     evaluated: Callable[[Any, Params], Params] = _same
 
 
@@ -105,15 +105,16 @@ def run_seeds(
         raise ValueError(f"points ({points}) must divide num_steps ({num_steps})")
     check_arrays("task", task)
     if jax.default_backend() == "cpu" and len(seeds) > 1:  # one after another is faster there
-        knobs = dict(rate=rate, weight_decay=weight_decay, heldout=heldout)
-        each = [run_seeds(optimizer, task, key, [n], **numbers, **knobs) for n in seeds]  # type: ignore
+        same: dict[str, Any] = dict(rate=rate, weight_decay=weight_decay, heldout=heldout)
+        each = [run_seeds(optimizer, task, key, [n], **numbers, **same) for n in seeds]
         return Runs(*(np.concatenate(parts) for parts in zip(*each, strict=True)))
     settings = _Settings(num_steps, points)
     keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.asarray(seeds))
     fixed = jax.random.split(jax.random.fold_in(key, _PROBE), probes)
     knobs = jnp.float32(rate), jnp.float32(weight_decay)
     shared = (task, fixed, *knobs)
-    carry, first = _start(optimizer, keys, *shared, settings=settings)
+    instances, params, first = _draw(keys, task, fixed)
+    carry = _init(optimizer, instances, params, *knobs, num_steps=num_steps)
     parts, measured = [first[:, None]], None
     for n in range(factor):
         start = jnp.int32(n * num_steps)
@@ -136,21 +137,30 @@ def run_seeds(
     return Runs(train, kept(valid["loss"]), kept(test["loss"]), kept(errors))
 
 
-def _probe(task, fixed, inner, params):
+def _probe(task, fixed, instance, params):
     """The loss on the fixed minibatches of the training split."""
-    return jax.lax.map(lambda key: checked_loss(task, params, inner.instance, key), fixed).mean()
+    return jax.lax.map(lambda key: checked_loss(task, params, instance, key), fixed).mean()
 
 
-@functools.partial(jax.jit, static_argnames=("optimizer", "settings"))
-def _start(optimizer, keys, task, fixed, rate, weight_decay, *, settings):
-    def one(key, task, fixed, rate, weight_decay):
-        tx = optimizer.make(rate, settings.num_steps, weight_decay)
-        inner = init_inner(tx, task, jax.random.split(key)[0])
-        start = _probe(task, fixed, inner, inner.params)
-        return (inner, jnp.bool_(False)), start
+@jax.jit
+def _draw(keys, task, fixed):
+    """The problem of each seed, its starting parameters and their loss: one program for all."""
 
-    shared = (task, fixed, rate, weight_decay)
-    return spread(one, keys, shared)
+    def one(key, task, fixed):
+        instance, params = draw(task, jax.random.split(key)[0])
+        return instance, params, _probe(task, fixed, instance, params)
+
+    return spread(one, keys, (task, fixed))
+
+
+@functools.partial(jax.jit, static_argnames=("optimizer", "num_steps"))
+def _init(optimizer, instances, params, rate, weight_decay, *, num_steps):
+    def one(lane, rate, weight_decay):
+        instance, params = lane
+        tx = optimizer.make(rate, num_steps, weight_decay)
+        return InnerState(instance, params, tx.init(params)), jnp.bool_(False)
+
+    return spread(one, (instances, params), (rate, weight_decay))
 
 
 @functools.partial(jax.jit, static_argnames=("optimizer", "settings"))
@@ -170,7 +180,7 @@ def _advance(optimizer, keys, carry, start, task, fixed, rate, weight_decay, *, 
                 step, carry[0], start + n * size + jnp.arange(size, dtype=jnp.int32)
             )
             evaluated = optimizer.evaluated(inner.opt_state, inner.params)
-            loss = _probe(task, fixed, inner, evaluated)
+            loss = _probe(task, fixed, inner.instance, evaluated)
             loss = jnp.where(jnp.isfinite(losses).all(), loss, jnp.nan)
             return (inner, ~jnp.isfinite(loss)), loss
 

@@ -76,9 +76,10 @@ class Classifier:
           network: `"mlp"` (a multilayer perceptron, the optimizee of the paper's MNIST
             experiments); for images `[n, height, width, channels]` also `"small_cnn"` (two strided
             convolutions), `"normed_cnn"` (the same with batch normalization), `"pooled_cnn"` (two
-            on the mean over 2×2 pixels), `"all_cnn_c"` (Springenberg et al., 2015) or `"resnet_20"` (He et al.,
-            2016); or your own: a function `make(image_shape, num_classes, rngs)` that returns a
-            Flax NNX module from images `[batch, …]` to logits, with no state but parameters.
+            on the mean over 2×2 pixels), `"all_cnn_c"` (Springenberg et al., 2015) or `"resnet_20"`
+            (He et al., 2016); or your own: a function `make(image_shape, num_classes, rngs)` that
+            returns a Flax NNX module from images `[batch, …]` to logits, with no state but
+            parameters.
           hidden_sizes: of `"mlp"`, the widths of the hidden layers, by default `(20,)`; `()` is
             softmax regression.
           activation: of `"mlp"`, `"sigmoid"` (the default), `"tanh"`, `"relu"`, `"gelu"`, `"elu"`

@@ -99,8 +99,8 @@ class Regression:
             raise ValueError(f"scale must be positive, got {scale}")
         sizes = tuple(positive("hidden_sizes", size) for size in hidden_sizes)
         return cls(
-            jax.tree.map(jnp.asarray, inputs),
-            jax.tree.map(jnp.asarray, targets) if all(pairs) else None,
+            {split: jnp.asarray(x) for split, x in inputs.items()},
+            {split: jnp.asarray(y) for split, y in targets.items()} if all(pairs) else None,
             Perceptron(*widths.pop(), sizes, activation),
             batch_size,
             float(scale),
