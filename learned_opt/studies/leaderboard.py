@@ -11,7 +11,7 @@ speed-up).
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -152,7 +152,7 @@ def smooth(curves: ArrayLike, points: int) -> np.ndarray:
     return np.stack(found, axis=-1)
 
 
-def envelope(curves: Mapping[float, ArrayLike], points: int) -> np.ndarray:
+def envelope(curves: Mapping[Any, ArrayLike], points: int) -> np.ndarray:
     """What a rule reaches by each step with the rate that is the best one until there.
 
     The mean over seeds, smoothed; the lowest of all rates; and its running minimum.

@@ -16,7 +16,7 @@ import numpy as np
 import optax
 
 from learned_opt.evaluation import spread
-from learned_opt.types import InnerState, Key, Params, Scalar, Task
+from learned_opt.types import InnerState, Key, Params, Task
 from learned_opt.unroll import check_arrays, checked_loss, draw, init_inner, inner_step
 
 _PROBE = 0x7072_6F62  # folded into the key: the minibatches on which the training loss is measured
