@@ -27,10 +27,17 @@ import numpy as np
 from absl import flags
 from ml_collections import ConfigDict
 
-from experiments.common.board_rules import Entry, Unavailable, make_entry
-from experiments.common.build import make_task
+from experiments.common.board_program import (
+    Count,
+    LazyTask,
+    check_workload,
+    chosen,
+    identity,
+    make_entries,
+    task_config,
+)
+from experiments.common.board_rules import Entry
 from experiments.common.launch import check_fields, check_positive, launch
-from experiments.common.lookup import find_file
 from experiments.common.progress import Progress
 from experiments.common.workdir import open_workdir, write_json
 from learned_opt.studies.rate_search import CellStore, search
@@ -68,50 +75,22 @@ def main(
 ) -> None:
     """Runs or goes on with the board, or with the part of it that has these names."""
     config = _checked(config)
-    entries = _entries(config, rules)
-    shown = _chosen("workload", config.workloads.to_dict(), workloads)
+    entries = make_entries(config, rules)
+    shown = chosen("workload", config.workloads.to_dict(), workloads)
     for name, workload in shown.items():
-        _check_workload(name, workload, config)
+        check_workload(name, workload, config)
     workdir = open_workdir(workdir, ConfigDict({name: config[name] for name in _KEPT}))
     total = sum(_size(entry, config) for entry in entries.values()) * len(shown)
     with Progress("leaderboard: runs", 0, total) as bar:
-        count = _Count(bar, total)
+        count = Count(bar, total)
         for name, workload in shown.items():
-            task = _Lazy(_task_config(workload, config), data_dir)
+            task = LazyTask(task_config(workload, config), data_dir)
             for rule, entry in entries.items():
                 _run(name, workload, rule, entry, task, workdir, config, count)
             if name in config.timed:
                 _time(name, workload, entries, task, workdir, config)
             jax.clear_caches()  # programs of many workloads use up a process's memory maps
     print(f"runs are in {workdir}; experiments.leaderboard_report makes a page of them")
-
-
-class _Lazy:
-    """A task that is made when it is needed: a finished board reads no data."""
-
-    def __init__(self, config: Mapping[str, Any], data_dir: str | None):
-        self._config, self._data_dir = config, data_dir
-        self._task: Task | None = None
-
-    def __call__(self) -> Task:
-        if self._task is None:
-            self._task = make_task(self._config, self._data_dir)
-        return self._task
-
-
-class _Count:
-    """Counts runs on a progress bar."""
-
-    def __init__(self, bar: Progress, total: int):
-        self._bar, self._total, self._done = bar, total, 0
-
-    def done(self) -> None:
-        self._done += 1
-        self._bar.update(self._done, {})
-
-    def more(self, number: int) -> None:
-        self._total += number
-        self._bar.retotal(self._total)
 
 
 def _checked(config: ConfigDict) -> ConfigDict:
@@ -124,54 +103,6 @@ def _checked(config: ConfigDict) -> ConfigDict:
     if config.max_moves < 0:
         raise ValueError(f"max_moves must not be negative, got {config.max_moves}")
     return config
-
-
-def _chosen(kind: str, known: Mapping[str, Any], names: Sequence[str] | None) -> dict[str, Any]:
-    unknown = [name for name in names or () if name not in known]
-    if unknown or not known:
-        raise ValueError(f"unknown {kind} {', '.join(unknown)!r}; known: {', '.join(known)}")
-    return {name: known[name] for name in known if not names or name in names}
-
-
-def _entries(config: ConfigDict, names: Sequence[str] | None) -> dict[str, Entry]:
-    """The rules to run; those that are not here are left out unless they were asked for by name."""
-    found = {}
-    weights = {"celo2": config.celo2_weights}
-    for name, spec in _chosen("rule", config.rules.to_dict(), names).items():
-        try:
-            found[name] = make_entry(name, spec, weights)
-        except Unavailable as error:
-            if names:
-                raise
-            print(f"{name} is left out: {error}")
-    if not found:
-        raise ValueError("there is no rule to run")
-    return found
-
-
-def _check_workload(name: str, workload: Mapping[str, Any], config: ConfigDict) -> None:
-    if set(workload) != {"task", "num_steps"}:
-        raise ValueError(f"workload {name!r} must have 'task' and 'num_steps' alone")
-    if workload["num_steps"] % config.points or workload["num_steps"] < 1:
-        raise ValueError(
-            f"workload {name!r}: points ({config.points}) must divide num_steps "
-            f"({workload['num_steps']})"
-        )
-    if _needs_text(workload) and "text_file" not in config.task:
-        raise ValueError(
-            f"workload {name!r} learns a text: add --text_file=FILE, or leave it out with "
-            "--workloads"
-        )
-
-
-def _needs_text(workload: Mapping[str, Any]) -> bool:
-    task = workload["task"]
-    return task.get("name") == "language_model" and "text_file" not in task
-
-
-def _task_config(workload: Mapping[str, Any], config: ConfigDict) -> dict[str, Any]:
-    text = {"text_file": config.task.text_file} if _needs_text(workload) else {}
-    return dict(workload["task"]) | text
 
 
 def _size(entry: Entry, config: ConfigDict) -> int:
@@ -189,21 +120,12 @@ def _run(
     task: Callable[[], Task],
     workdir: Path,
     config: ConfigDict,
-    count: _Count,
+    count: Count,
 ) -> None:
     """One rule on one workload: the search, then the best rate from all seeds."""
-    described = {k: v for k, v in _task_config(workload, config).items() if k != "text_file"}
-    if "text_file" in config.task and _needs_text(workload):
-        text = find_file(config.task.text_file).read_bytes()
-        described["text"] = hashlib.sha256(text).hexdigest()[:16]
-    identity = {
-        "task": described,
-        "num_steps": workload["num_steps"],
-        "rule": entry.identity,
-        "adam_factor": entry.factor,
-        **{name: config[name] for name in ("seed", "points", "probes")},
-    }
-    store = CellStore(workdir / "cells" / workload_name / f"{rule}.jsonl", identity)
+    store = CellStore(
+        workdir / "cells" / workload_name / f"{rule}.jsonl", identity(workload, entry, config)
+    )
 
     def run(rate: float, decay: float, seed: int, factor: int) -> float:
         if (rate, decay, seed) not in store.cells:

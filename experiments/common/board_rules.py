@@ -116,7 +116,7 @@ def make_entry(name: str, spec: Mapping[str, Any], weights: Mapping[str, str]) -
         made = make
     else:
         made = Optimizer(
-            _Make(make, schedule, guard),
+            _scheduled(make, schedule, guard),
             _evaluated if rule == "schedule_free_adamw" else Optimizer._field_defaults["evaluated"],
         )
     identity = {
@@ -134,17 +134,17 @@ def make_entry(name: str, spec: Mapping[str, Any], weights: Mapping[str, str]) -
     )
 
 
-class _Make(NamedTuple):
-    """`make` of an `Optimizer`, equal where its parts are, so that programs are compiled once."""
+def _scheduled(
+    make: Callable[..., Any], schedule: str, guard: Callable[..., Any] | None
+) -> Callable[..., Any]:
+    """`make` of an `Optimizer`: with the schedule, and the guard around it."""
 
-    make: Callable[..., Any]
-    schedule: str
-    guard: Callable[..., Any] | None
+    def scheduled(rate, num_steps, weight_decay):
+        given = cosine(rate, num_steps) if schedule == "cosine" else rate
+        tx = make(given, num_steps, weight_decay)
+        return guard(tx) if guard else tx
 
-    def __call__(self, rate, num_steps, weight_decay):
-        given = cosine(rate, num_steps) if self.schedule == "cosine" else rate
-        tx = self.make(given, num_steps, weight_decay)
-        return self.guard(tx) if self.guard else tx
+    return scheduled
 
 
 def _evaluated(opt_state, params):

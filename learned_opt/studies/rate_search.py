@@ -115,6 +115,7 @@ class CellStore:
           ValueError: the file holds cells of something else, or is damaged.
         """
         self._path = Path(path)
+        self.cells: Cells = {}
         self._path.parent.mkdir(parents=True, exist_ok=True)
         wanted = json.loads(json.dumps(identity))
         if self._path.exists():
@@ -133,7 +134,6 @@ class CellStore:
                         "another --workdir, or delete that file to run them again"
                     )
                 return
-        self.cells: Cells = {}
         self._append(wanted)
 
     def add(self, rate: float, weight_decay: float, seed: int, runs: Runs) -> None:

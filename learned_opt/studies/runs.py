@@ -97,7 +97,12 @@ def run_seeds(
     Raises:
       ValueError: a number below one, or `points` that do not divide `num_steps`.
     """
-    numbers = {"num_steps": num_steps, "points": points, "factor": factor, "probes": probes}
+    numbers: dict[str, Any] = {
+        "num_steps": num_steps,
+        "points": points,
+        "factor": factor,
+        "probes": probes,
+    }
     for name, number in numbers.items():
         if number < 1:
             raise ValueError(f"{name} must be at least 1, got {number}")

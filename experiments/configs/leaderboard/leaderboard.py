@@ -13,6 +13,8 @@ Run time: about 80 minutes on one core.
 Expected: see docs/leaderboard/README.md.
 """
 
+from typing import Any
+
 from ml_collections import ConfigDict
 
 from learned_opt.studies.rate_search import half_decades
@@ -21,9 +23,14 @@ GENERAL_RATE = 1e-2  # the default learning rate of `general`
 
 
 def get_config() -> ConfigDict:
-    images = {"name": "image_classifier"}
-    text = {"name": "language_model", "length": 32, "batch_size": 32, "evaluation_pieces": 200}
-    workloads = {
+    images: dict[str, Any] = {"name": "image_classifier"}
+    text: dict[str, Any] = {
+        "name": "language_model",
+        "length": 32,
+        "batch_size": 32,
+        "evaluation_pieces": 200,
+    }
+    workloads: dict[str, tuple[dict[str, Any], int, int]] = {
         "digits_mlp": (
             images | {"dataset": "digits", "hidden_sizes": (32,), "activation": "relu"},
             64,
