@@ -1,9 +1,11 @@
 """The page of a leaderboard, from the work directories of `experiments.leaderboard`.
 
-    python -m experiments.leaderboard_report --workdirs=DIR,DIR,… --output=docs/leaderboard
+    python -m experiments.leaderboard_report --workdirs=DIR,DIR,… [--stability=DIR,DIR,…] \
+        --output=docs/leaderboard
 
 Several work directories are put together: each may hold other rules or workloads. A rule that is
-not finished on every workload is named and left out. Test losses choose nothing.
+not finished on every workload is named and left out. Test losses choose nothing. Work directories
+of `experiments.stability` add its counts.
 
 Writes README.md, results.npz (the runs at the best rates), summary.json and the figures
 leaderboard.svg, profiles.svg and curves.svg into the output directory.
@@ -27,6 +29,7 @@ from experiments.common.board_results import (
     estimates,
     heldout_ratios,
     read_board,
+    read_stability,
     train_ratios,
     worse_than,
     write_results,
@@ -39,6 +42,7 @@ from learned_opt.figures import leaderboard as figures
 from learned_opt.studies import leaderboard
 
 _WORKDIRS = flags.DEFINE_list("workdirs", None, "work directories of experiments.leaderboard")
+_STABILITY = flags.DEFINE_list("stability", None, "work directories of experiments.stability")
 _OUTPUT = flags.DEFINE_string("output", None, "where the report goes")
 
 RIVALS = ("adam", "adamw_cosine", "muon_cosine", "celo2_cosine")
@@ -48,12 +52,15 @@ _IN_CURVES = (  # six lines a panel, the first of these that are there
 )  # fmt: skip
 
 
-def make_report(workdirs: Sequence[str | Path], output: Path) -> dict[str, Any]:
+def make_report(
+    workdirs: Sequence[str | Path], output: Path, stability: Sequence[str | Path] = ()
+) -> dict[str, Any]:
     """Writes the report.
 
     Args:
       workdirs: the work directories of the board.
       output: the folder to write into.
+      stability: work directories of `experiments.stability`.
 
     Returns:
       What `summary.json` holds.
@@ -72,6 +79,7 @@ def make_report(workdirs: Sequence[str | Path], output: Path) -> dict[str, Any]:
         "unfinished": board.unfinished,
         "rules": {rule: _rule(board, speeds, rule) for rule in board.rules},
         "requirements": _requirements(board, speeds),
+        "stability": read_stability(stability),
     }
     output.mkdir(parents=True, exist_ok=True)
     _draw(board, speeds, summary, output)
@@ -188,7 +196,8 @@ def main(argv: Sequence[str]) -> None:
     tolerate_encodings()
     try:
         output = expand(str(_OUTPUT.value))
-        summary = make_report([expand(path) for path in _WORKDIRS.value or []], output)
+        folders = [[expand(p) for p in flag.value or []] for flag in (_WORKDIRS, _STABILITY)]
+        summary = make_report(folders[0], output, folders[1])
     except (OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)

@@ -1,5 +1,6 @@
 """The leaderboard's page, in Markdown."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -49,6 +50,8 @@ def page(board: Board, speeds: SpeedUps, summary: Mapping[str, Any]) -> str:
         "![Profiles](profiles.svg)",
         "The share of runs whose score is above τ, each workload counting the same.",
     ]
+    if summary["stability"]:
+        parts += ["## Stability", _stability(summary["stability"])]
     return "\n\n".join(parts) + "\n"
 
 
@@ -118,6 +121,28 @@ def _overall(summary: Mapping[str, Any]) -> str:
     return _table(head, rows)
 
 
+def _stability(counts: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
+    workloads = list(dict.fromkeys(name for found in counts.values() for name in found))
+    every = [entry for found in counts.values() for entry in found.values()]
+    steps = sorted({entry["num_steps"] for entry in every})
+    runs = sorted({entry["runs"] for entry in every})
+    rows = []
+    for rule, found in counts.items():
+        row = [display_name(rule)]
+        for workload in workloads:
+            entry = found.get(workload)
+            text = f"{entry['diverged']} + {entry['ended_above_start']}" if entry else "–"
+            row.append(text)
+        failed = sum(x["diverged"] + x["ended_above_start"] for x in found.values())
+        rows.append([*row, f"{failed} of {sum(x['runs'] for x in found.values())}"])
+    text = (
+        f"{'/'.join(f'{n:,}' for n in steps)} steps at each rule's default rate, held constant, "
+        f"from {'/'.join(map(str, runs))} seeds: runs that diverged + runs that ended above their "
+        "start (`experiments.stability`).\n\n"
+    )
+    return text + _table(["rule", *workloads, "failed"], rows)
+
+
 def _losses(board: Board) -> str:
     rows = []
     for workload, results in board.results.items():
@@ -136,7 +161,9 @@ def _loss(result: Result) -> str:
     lost = int(np.isnan(result.test).sum())
     if lost:
         return f"{lost} of {len(result.test)} diverged{edge}"
-    return f"{_short(result.test.mean())} ± {_short(result.test.std(), 1)}{edge}"
+    mean, deviation = float(result.test.mean()), float(result.test.std())
+    decimals = max(0, 2 - math.floor(math.log10(mean))) if mean > 0 else 3
+    return f"{mean:.{decimals}f} ± {deviation:.{decimals}f}{edge}"
 
 
 def _speeds(board: Board, speeds: SpeedUps) -> str:
@@ -162,10 +189,6 @@ def _rates(board: Board) -> str:
             row.append(f"{outcome['rate']:.2g}{decay}{_EDGE if outcome['on_edge'] else ''}")
         rows.append(row)
     return _table(["workload", *map(display_name, board.rules)], rows)
-
-
-def _short(number: float, digits: int = 3) -> str:
-    return f"{number:.{digits}g}"
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -97,10 +97,8 @@ def read_board(workdirs: Sequence[str | os.PathLike]) -> Board:
                 entry = {rule: (x / of_adam, x) for rule, x in fastest.items()}
                 times.setdefault(timing["workload"], {}).update(entry)
     if not found:
-        where = ", ".join(map(str, workdirs))
-        raise FileNotFoundError(
-            f"no finished results in {where}; run experiments.leaderboard first"
-        )
+        where = ", ".join(map(str, workdirs)) or "no directory"
+        raise FileNotFoundError(f"{where} has no finished results; run experiments.leaderboard")
     ordered = {
         workload: {rule: found[workload][rule] for rule in _in_order(found[workload], RULES)}
         for workload in sorted(found)
@@ -237,6 +235,26 @@ def cost(board: Board, rule: str) -> dict[str, float | None]:
     ]
     time = float(np.median(ratios)) if ratios else None
     return {"step_time": time, "state": float(np.median(sizes))}
+
+
+def read_stability(workdirs: Sequence[str | os.PathLike]) -> dict[str, dict[str, dict[str, Any]]]:
+    """Rule -> workload -> counts, from work directories of `experiments.stability`.
+
+    Raises:
+      FileNotFoundError: one has no results.
+      ValueError: they are damaged.
+    """
+    found: dict[str, dict[str, dict[str, Any]]] = {}
+    for workdir in workdirs:
+        path = Path(workdir) / "stability.json"
+        if not path.exists():
+            raise FileNotFoundError(f"{path} is not there; run experiments.stability first")
+        try:
+            for rule, counts in json.loads(path.read_text(encoding="utf-8")).items():
+                found.setdefault(rule, {}).update(counts)
+        except (ValueError, AttributeError):
+            raise ValueError(f"{path} is damaged; run experiments.stability again") from None
+    return {rule: found[rule] for rule in _in_order(found, RULES)}
 
 
 def write_results(path: str | os.PathLike, board: Board) -> None:
