@@ -9,9 +9,10 @@ from typing import Any
 import jax
 import optax
 
+from experiments.common.corpus import documentation_model
 from experiments.common.lookup import find, find_file, run_theirs
 from learned_opt import tasks, update_rules
-from learned_opt.meta_training import TruncatedBPTT
+from learned_opt.meta_training import NRES, PES, FullES, TruncatedBPTT, TruncatedES
 from learned_opt.pretrained import load_pretrained, load_rule_file, pretrained_names
 from learned_opt.theta_files import load_metadata, load_theta
 from learned_opt.types import Estimator, Task, Theta, UpdateRule
@@ -21,6 +22,11 @@ TASKS: dict[str, Callable[..., Task]] = {
     "image_classifier": tasks.image_classifier,
     "surface": tasks.Surface,
     "language_model": tasks.language_model,
+    "documentation": documentation_model,
+    "perceptron_family": tasks.perceptron_family,
+    "rescaled": lambda task, decades=1.0, per="tensor", data_dir=None: tasks.Rescaled(
+        make_task(task, data_dir), decades, per
+    ),
 }
 
 HAND_DESIGNED: dict[str, Callable[..., UpdateRule]] = {
@@ -46,9 +52,18 @@ HIERARCHY: dict[str, Callable[..., UpdateRule]] = {
     if hasattr(update_rules.hierarchy, name)
 }
 
-LEARNED: dict[str, Callable[..., UpdateRule]] = {"lstm": update_rules.lstm}
+LEARNED: dict[str, Callable[..., UpdateRule]] = {
+    "lstm": update_rules.lstm,
+    "learned_muon": update_rules.learned_muon,
+}
 
-ESTIMATORS: dict[str, Callable[..., Estimator]] = {"truncated_bptt": TruncatedBPTT}
+ESTIMATORS: dict[str, Callable[..., Estimator]] = {
+    "truncated_bptt": TruncatedBPTT,
+    "full_es": FullES,
+    "truncated_es": TruncatedES,
+    "pes": PES,
+    "nres": NRES,
+}
 
 
 def make_task(config: Mapping[str, Any], data_dir: str | None = None) -> Task:
