@@ -5,8 +5,7 @@ ordinary optax transformation. Hand-designed rules (θ = hyperparameters) and le
 (θ = network weights) are the same kind of thing.
 """
 
-from collections.abc import Callable, Mapping
-from types import MappingProxyType
+from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import jax
@@ -61,7 +60,7 @@ class UpdateRule(NamedTuple):
       coordinates_last: of a coordinatewise rule, `transform` for one vector of parameters `[P]`
         with a state that has the coordinates on its last axis, `[features, P]`, where that is
         faster than `transform` vmapped over single numbers; they compute the same.
-      knobs: what a user sets beside θ, and its defaults: numbers or optax schedules that
+      knobs: what a user sets beside θ, pairs (name, default): numbers or optax schedules that
         `transform` takes as keyword arguments, such as `learning_rate`.
     """
 
@@ -69,7 +68,7 @@ class UpdateRule(NamedTuple):
     transform: Callable[..., optax.GradientTransformationExtraArgs]
     coordinatewise: bool = False
     coordinates_last: Callable[[Theta], optax.GradientTransformationExtraArgs] | None = None
-    knobs: Mapping[str, Any] = MappingProxyType({})
+    knobs: tuple[tuple[str, Any], ...] = ()
 
 
 class InnerState(NamedTuple):

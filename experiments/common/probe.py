@@ -70,9 +70,9 @@ def make_probe(
 
 def _with_cosine(rule: UpdateRule, num_steps: int) -> UpdateRule:
     """The rule with its default learning rate brought down to zero."""
-    if "learning_rate" not in rule.knobs:
+    if "learning_rate" not in dict(rule.knobs):
         return rule
-    rate = rule.knobs["learning_rate"]
+    rate = dict(rule.knobs)["learning_rate"]
     if callable(rate):
         return rule
     schedule = optax.cosine_decay_schedule(rate, num_steps)

@@ -103,7 +103,7 @@ class _EvolutionStrategy:
         if not 0 <= self.constant_rates <= 1:
             raise ValueError(f"constant_rates must be in [0, 1], got {self.constant_rates}")
         if self.learning_rate is not None:
-            if "learning_rate" not in self.rule.knobs:
+            if "learning_rate" not in dict(self.rule.knobs):
                 raise ValueError("learning_rate is a knob that this rule does not have")
             low, high = self.learning_rate
             if not 0 < low <= high < math.inf:

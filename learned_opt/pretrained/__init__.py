@@ -36,9 +36,10 @@ def pretrained(
 
     .. math:: p_{t+1} = p_t + \eta_t\, (u_t - \lambda\, p_t)
 
-    with the rule's own update u. The LSTM rules need no learning rate η, but far from what they were
-    trained on η = 0.1 is worth a try; 'general' has one, .03 by default, and gains from a schedule
-    that brings it down to zero. Read `pretrained_card(name)` for what that was and where it fails.
+    with the rule's own update u. The LSTM rules need no learning rate η, but far from what they
+    were trained on η = 0.1 is worth a try; 'general' has one, .03 by default, and gains from a
+    schedule that brings it down to zero. Read `pretrained_card(name)` for what that was and where
+    it fails.
 
     Args:
       name: one of `pretrained_names()`.
@@ -195,7 +196,7 @@ def _ready(
     if not callable(learning_rate):
         _check_number("learning_rate", 1.0 if learning_rate is None else learning_rate)
     _check_number("weight_decay", weight_decay)
-    if "learning_rate" in rule.knobs:
+    if "learning_rate" in dict(rule.knobs):
         rate = {} if learning_rate is None else {"learning_rate": learning_rate}
         return rule.transform(theta, weight_decay=weight_decay, **rate)
     tx = rule.transform(theta)

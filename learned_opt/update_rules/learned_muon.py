@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable
-from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -26,7 +25,7 @@ class LearnedMuonState(NamedTuple):
     """The state of `learned_muon`, float32 where the parameters are of lower precision.
 
     Attributes:
-      count: int32 `[]`, steps done.
+      step: int32 `[]`, steps done.
       peak: float32 `[]`, the largest learning rate so far.
       products: name -> float32 `[]`, products of the decays so far, for bias corrections.
       momentum: moving averages of gradients with decay β, of matrices alone.
@@ -34,7 +33,7 @@ class LearnedMuonState(NamedTuple):
       square: moving averages of squared gradients, with decay β₂.
     """
 
-    count: jax.Array
+    step: jax.Array
     peak: jax.Array
     products: dict[str, jax.Array]
     momentum: Params
@@ -91,7 +90,7 @@ def learned_muon(
     """
     shapes = {name: jax.ShapeDtypeStruct((3,), jnp.float32) for name in NAMES}
     default_rate, default_decay = learning_rate, weight_decay
-    knobs = {"learning_rate": learning_rate, "weight_decay": weight_decay}
+    knobs = (("learning_rate", learning_rate), ("weight_decay", weight_decay))
 
     def init(key: jax.Array) -> Theta:
         del key
@@ -127,7 +126,7 @@ def learned_muon(
             )
             one = jnp.ones((), jnp.float32)
             return LearnedMuonState(
-                count=jnp.zeros((), jnp.int32),
+                step=jnp.zeros((), jnp.int32),
                 peak=jnp.zeros((), jnp.float32),
                 products={name: one for name in _DECAYS},
                 momentum=momentum,
@@ -142,10 +141,10 @@ def learned_muon(
                     "learned_muon needs the parameters: call update(grads, state, params)"
                 )
             checks.check_same_tree(updates, state.mean)
-            rate = learning_rate(state.count) if callable(learning_rate) else learning_rate
+            rate = learning_rate(state.step) if callable(learning_rate) else learning_rate
             rate = jnp.asarray(rate, jnp.float32)
             peak = jnp.maximum(state.peak, rate)
-            numbers = _numbers(theta, state.count, rate, peak)
+            numbers = _numbers(theta, state.step, rate, peak)
             products = {name: state.products[name] * numbers[name] for name in _DECAYS}
             treedef = jax.tree.structure(params)
             results = [
@@ -163,12 +162,12 @@ def learned_muon(
             new, momentum, mean, square = (
                 jax.tree.unflatten(treedef, [result[i] for result in results]) for i in range(4)
             )
-            count = optax.safe_increment(state.count)
-            return new, LearnedMuonState(count, peak, products, momentum, mean, square)
+            step = optax.safe_increment(state.step)
+            return new, LearnedMuonState(step, peak, products, momentum, mean, square)
 
         return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
-    return UpdateRule(init, transform, knobs=MappingProxyType(knobs))
+    return UpdateRule(init, transform, knobs=knobs)
 
 
 def _numbers(

@@ -236,7 +236,7 @@ def test_learning_rates_follow_a_half_cosine_of_their_own_horizon():
     seen = UpdateRule(
         lambda key: {"z": jnp.zeros(())},
         lambda theta, learning_rate=0.0: _records(learning_rate),
-        knobs={"learning_rate": 0.0},
+        knobs=(("learning_rate", 0.0),),
     )
     estimator = _make(NRES, rule=seen, num_tasks=32, horizon=20, learning_rate=(0.1, 1.0))
     state = estimator.init(KEY, {"z": jnp.zeros(())})

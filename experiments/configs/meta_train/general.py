@@ -33,9 +33,7 @@ def get_config() -> ConfigDict:
         "autoencoder": perceptrons(24, 8, 24, objective="inputs"),
         "function": perceptrons(32, 32, objective="function"),
         "conv_net": rescaled(**tiny, dataset="fashion_mnist"),
-        "transformer": rescaled(
-            name="documentation", network="transformer", length=8, batch_size=4
-        ),
+        "transformer": rescaled(**text, network="transformer"),
         "quadratics": rescaled(name="quadratic"),
     }
     return ConfigDict(
