@@ -1,7 +1,7 @@
 """Muon and Adam mixed by learned numbers: the general rule."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -17,6 +17,7 @@ _DECAYS = {"beta": 0.95, "b1": 0.9, "b2": 0.999}
 _FACTORS = ("orthogonal", "nesterov", "vector")
 _WEIGHTS = ("adam_nesterov", "adam_by_fan_in", "adam", "caution", "weight_decay")
 NAMES = (*_DECAYS, *_FACTORS, *_WEIGHTS)
+_SLOPES = ("time", "schedule")
 _TIME = 300.0  # steps: where the feature of time is half way
 _NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # Jordan et al. (2024)
 
@@ -47,6 +48,7 @@ def learned_muon(
     *,
     eps: float = 1e-12,
     stacked_axes: Callable[[str, jax.Array], int] = lambda path, param: 0,
+    without: Sequence[str] = (),
 ) -> UpdateRule:
     r"""Orthogonalized momentum and Adam's direction, mixed by learned numbers.
 
@@ -75,26 +77,38 @@ def learned_muon(
       eps: ε. It is below Adam's 1e-8, so that a loss in other units gives the same steps.
       stacked_axes: tells, from its path (as `"['layers']['kernel']"`) and itself, how many leading
         axes of a parameter number separate matrices, as those of layers that are scanned over.
+      without: what stays neutral and is left out of θ, for ablations: numbers by their names in θ,
+        'time' (all z₁) or 'schedule' (all z₂).
 
     Returns:
       The rule; its knobs are `learning_rate` and `weight_decay`: `rule.transform(theta,
       learning_rate=…)`. `update` needs the parameters.
 
     Raises:
-      ValueError: from `update`, without the parameters; from `transform`, for a θ of other names
-        or shapes; from `init`, for a parameter of fewer axes than are stacked.
+      ValueError: something unknown in `without`; from `update`, without the parameters; from
+        `transform`, for a θ of other names or shapes; from `init`, for a parameter of fewer axes
+        than are stacked.
 
     References: Jordan et al., *Muon: an optimizer for hidden layers in neural networks*, 2024;
     Kingma and Ba, *Adam: a method for stochastic optimization*, 2015; Liang et al., *Cautious
     optimizers*, 2024.
     """
-    shapes = {name: jax.ShapeDtypeStruct((3,), jnp.float32) for name in NAMES}
+    unknown = set(without) - {*NAMES, *_SLOPES}
+    if unknown:
+        known = ", ".join((*NAMES, *_SLOPES))
+        raise ValueError(f"unknown in without: {', '.join(sorted(unknown))}; known: {known}")
+    features = (0, *(n for n, name in enumerate(_SLOPES, 1) if name not in without))
+    shapes = {
+        name: jax.ShapeDtypeStruct((len(features),), jnp.float32)
+        for name in NAMES
+        if name not in without
+    }
     default_rate, default_decay = learning_rate, weight_decay
     knobs = (("learning_rate", learning_rate), ("weight_decay", weight_decay))
 
     def init(key: jax.Array) -> Theta:
         del key
-        return {name: jnp.zeros(3, jnp.float32) for name in NAMES}
+        return {name: jnp.zeros(shape.shape, jnp.float32) for name, shape in shapes.items()}
 
     def num_stacked(params: Params) -> Params:
         """Leading axes of each matrix that are stacked; −1 for parameters that are no matrix."""
@@ -144,7 +158,7 @@ def learned_muon(
             rate = learning_rate(state.step) if callable(learning_rate) else learning_rate
             rate = jnp.asarray(rate, jnp.float32)
             peak = jnp.maximum(state.peak, rate)
-            numbers = _numbers(theta, state.step, rate, peak)
+            numbers = _numbers(theta, features, state.step, rate, peak)
             products = {name: state.products[name] * numbers[name] for name in _DECAYS}
             treedef = jax.tree.structure(params)
             results = [
@@ -171,13 +185,16 @@ def learned_muon(
 
 
 def _numbers(
-    theta: Theta, count: jax.Array, rate: jax.Array, peak: jax.Array
+    theta: Theta, which: Sequence[int], count: jax.Array, rate: jax.Array, peak: jax.Array
 ) -> dict[str, jax.Array]:
     """β, β₁, β₂, o, n, c, ν, k, j, q and λ at this step."""
     step = count.astype(jnp.float32)
     came_down = 1 - rate / jnp.maximum(peak, jnp.finfo(jnp.float32).tiny)
-    features = jnp.stack([jnp.ones_like(step), (step - _TIME) / (step + _TIME), came_down])
-    z = {name: jnp.sum(theta[name] * features) for name in NAMES}
+    known = (jnp.ones_like(step), (step - _TIME) / (step + _TIME), came_down)
+    features = jnp.stack([known[n] for n in which])
+    z = {
+        name: jnp.sum(theta[name] * features) if name in theta else jnp.zeros(()) for name in NAMES
+    }
     decays = {name: 1 - jnp.minimum((1 - d) * jnp.exp(z[name]), 1) for name, d in _DECAYS.items()}
     factors = {name: jnp.exp(z[name]) for name in _FACTORS}
     weights = {

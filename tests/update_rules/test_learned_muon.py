@@ -192,3 +192,24 @@ def test_says_what_it_needs():
     rule = learned_muon(stacked_axes=lambda path, param: 2)
     with pytest.raises(ValueError, match=r"stacked_axes gives 2 for params\['bias'\] of 1 axes"):
         rule.transform(rule.init(None)).init({"bias": jnp.ones(3)})
+
+
+@pytest.mark.parametrize("without", [("caution", "adam"), ("time",), ("time", "schedule", "beta")])
+def test_what_is_left_out_is_neutral(without):
+    theta = _random_theta(6)
+    kept = [n for n, name in enumerate(("", "time", "schedule")) if name not in without]
+    less = {name: z[jnp.array(kept)] for name, z in theta.items() if name not in without}
+    neutral = {
+        name: jnp.zeros(3) if name in without else z.at[_others(kept)].set(0)
+        for name, z in theta.items()
+    }
+    schedule = optax.cosine_decay_schedule(0.02, 9)
+    rule = learned_muon(schedule, without=without)
+    chex.assert_trees_all_equal_shapes(rule.init(None), less)
+    _assert_alike(rule.transform(less), learned_muon(schedule).transform(neutral), steps=5)
+    with pytest.raises(ValueError, match="unknown in without: momentum; known: beta, b1"):
+        learned_muon(without=("momentum",))
+
+
+def _others(kept):
+    return jnp.array([n for n in range(3) if n not in kept], jnp.int32)
