@@ -186,10 +186,14 @@ def _load_pretrained(name: str) -> tuple[UpdateRule, Theta]:
     if not 0 < factor < math.inf:
         raise ValueError(f"rule {name!r}: the factor after @ must be a positive number")
 
-    def transform(theta: Theta) -> optax.GradientTransformationExtraArgs:
-        return optax.chain(rule.transform(theta), optax.scale(factor))
+    def scaled(transform: Callable[[Theta], optax.GradientTransformation]) -> Any:
+        return lambda theta: optax.chain(transform(theta), optax.scale(factor))
 
-    return rule._replace(transform=transform), theta
+    fast = rule.coordinates_last
+    rule = rule._replace(
+        transform=scaled(rule.transform), coordinates_last=scaled(fast) if fast else None
+    )
+    return rule, theta
 
 
 _TASK_PARTS = ("sample", "init", "loss", "evaluate")
