@@ -9,9 +9,10 @@ from typing import Any
 import jax
 import optax
 
+from experiments.common.corpus import documentation_model
 from experiments.common.lookup import find, find_file, run_theirs
 from learned_opt import tasks, update_rules
-from learned_opt.meta_training import TruncatedBPTT
+from learned_opt.meta_training import NRES, PES, FullES, TruncatedBPTT, TruncatedES
 from learned_opt.pretrained import load_pretrained, load_rule_file, pretrained_names
 from learned_opt.theta_files import load_metadata, load_theta
 from learned_opt.types import Estimator, Task, Theta, UpdateRule
@@ -23,6 +24,11 @@ TASKS: dict[str, Callable[..., Task]] = {
     "language_model": tasks.language_model,
     "regression": tasks.regression,
     "autoencoder": tasks.autoencoder,
+    "documentation": documentation_model,
+    "perceptron_family": tasks.perceptron_family,
+    "rescaled": lambda task, decades=1.0, per="tensor", data_dir=None: tasks.Rescaled(
+        make_task(task, data_dir), decades, per
+    ),
 }
 
 HAND_DESIGNED: dict[str, Callable[..., UpdateRule]] = {
@@ -48,9 +54,18 @@ HIERARCHY: dict[str, Callable[..., UpdateRule]] = {
     if hasattr(update_rules.hierarchy, name)
 }
 
-LEARNED: dict[str, Callable[..., UpdateRule]] = {"lstm": update_rules.lstm}
+LEARNED: dict[str, Callable[..., UpdateRule]] = {
+    "lstm": update_rules.lstm,
+    "learned_muon": update_rules.learned_muon,
+}
 
-ESTIMATORS: dict[str, Callable[..., Estimator]] = {"truncated_bptt": TruncatedBPTT}
+ESTIMATORS: dict[str, Callable[..., Estimator]] = {
+    "truncated_bptt": TruncatedBPTT,
+    "full_es": FullES,
+    "truncated_es": TruncatedES,
+    "pes": PES,
+    "nres": NRES,
+}
 
 
 def make_task(config: Mapping[str, Any], data_dir: str | None = None) -> Task:
@@ -173,10 +188,14 @@ def _load_pretrained(name: str) -> tuple[UpdateRule, Theta]:
     if not 0 < factor < math.inf:
         raise ValueError(f"rule {name!r}: the factor after @ must be a positive number")
 
-    def transform(theta: Theta) -> optax.GradientTransformationExtraArgs:
-        return optax.chain(rule.transform(theta), optax.scale(factor))
+    def scaled(transform: Callable[[Theta], optax.GradientTransformation]) -> Any:
+        return lambda theta: optax.chain(transform(theta), optax.scale(factor))
 
-    return rule._replace(transform=transform), theta
+    fast = rule.coordinates_last
+    rule = rule._replace(
+        transform=scaled(rule.transform), coordinates_last=scaled(fast) if fast else None
+    )
+    return rule, theta
 
 
 _TASK_PARTS = ("sample", "init", "loss", "evaluate")

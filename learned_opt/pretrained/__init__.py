@@ -17,10 +17,13 @@ import optax
 
 from learned_opt.theta_files import load_metadata, load_theta
 from learned_opt.types import Params, Theta, UpdateRule
-from learned_opt.update_rules import lstm
+from learned_opt.update_rules import learned_muon, lstm
 
 _FOLDER = Path(__file__).parent
-_RULES: dict[str, Callable[..., UpdateRule]] = {"lstm": lstm}
+_RULES: dict[str, Callable[..., UpdateRule]] = {
+    "lstm": lstm,
+    "learned_muon": learned_muon,
+}
 
 
 def pretrained(
@@ -33,12 +36,14 @@ def pretrained(
 
     .. math:: p_{t+1} = p_t + \eta_t\, (u_t - \lambda\, p_t)
 
-    with the rule's own update u. It needs no learning rate η, but far from what it was trained on
-    η = 0.1 is worth a try. Read `pretrained_card(name)` for what that was and where it fails.
+    with the rule's own update u. The LSTM rules need no learning rate η, but far from what they
+    were trained on η = 0.1 is worth a try; 'general' has one, .03 by default, and gains from a
+    schedule that brings it down to zero. Read `pretrained_card(name)` for what that was and where
+    it fails.
 
     Args:
       name: one of `pretrained_names()`.
-      learning_rate: η, a factor on the rule's own step or an optax schedule of it; None is 1.
+      learning_rate: η, a number or an optax schedule; None is the rule's own, 1 for LSTM rules.
       weight_decay: λ, decoupled as in AdamW. With it `update` needs the parameters, and all of
         them move, those without a gradient too.
 
@@ -59,8 +64,7 @@ def pretrained(
       >>> optax.apply_updates(params, updates)['w'].shape
       (3, 2)
     """
-    rule, theta = load_pretrained(name)
-    return _scaled(rule.transform(theta), learning_rate, weight_decay)
+    return _ready(*load_pretrained(name), learning_rate, weight_decay)
 
 
 def load(
@@ -82,8 +86,7 @@ def load(
       ValueError: the file is damaged or does not name a rule of the library, or θ is not one of
         it; for the numbers see `pretrained`.
     """
-    rule, theta = load_rule_file(path)
-    return _scaled(rule.transform(theta), learning_rate, weight_decay)
+    return _ready(*load_rule_file(path), learning_rate, weight_decay)
 
 
 def load_rule_file(path: str | os.PathLike) -> tuple[UpdateRule, Theta]:
@@ -183,15 +186,20 @@ def _with_theta(settings: Mapping[str, Any], path: str | os.PathLike) -> tuple[U
     return rule, load_theta(path, like=jax.eval_shape(rule.init, jax.random.key(0)))
 
 
-def _scaled(
-    tx: optax.GradientTransformationExtraArgs,
+def _ready(
+    rule: UpdateRule,
+    theta: Theta,
     learning_rate: float | optax.Schedule | None,
     weight_decay: float,
 ) -> optax.GradientTransformationExtraArgs:
-    """η (u − λ p) in place of u."""
+    """The rule with its knobs set; η (u − λ p) in place of its update u where it has none."""
     if not callable(learning_rate):
         _check_number("learning_rate", 1.0 if learning_rate is None else learning_rate)
     _check_number("weight_decay", weight_decay)
+    if "learning_rate" in dict(rule.knobs):
+        rate = {} if learning_rate is None else {"learning_rate": learning_rate}
+        return rule.transform(theta, weight_decay=weight_decay, **rate)
+    tx = rule.transform(theta)
     parts: list[optax.GradientTransformation] = [tx]
     if isinstance(weight_decay, jax.core.Tracer) or weight_decay != 0:
         parts.append(optax.stateless(lambda updates, params: _decay(updates, params, weight_decay)))

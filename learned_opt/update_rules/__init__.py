@@ -13,15 +13,18 @@ from learned_opt.update_rules.hand_designed import (
     rmsprop,
     sgd,
 )
+from learned_opt.update_rules.learned_muon import LearnedMuonState, learned_muon
 from learned_opt.update_rules.lstm import LSTMState, lstm
 
 __all__ = [
     "LSTMState",
+    "LearnedMuonState",
     "adadelta",
     "adagrad",
     "adam",
     "adamw",
     "hierarchy",
+    "learned_muon",
     "lstm",
     "momentum",
     "muon",

@@ -10,7 +10,17 @@ import optax
 import pytest
 
 from learned_opt.checkpoints import Checkpointer
-from learned_opt.meta_training import Mixture, TruncatedBPTT, init_state, meta_step, train
+from learned_opt.meta_training import (
+    NRES,
+    PES,
+    FullES,
+    Mixture,
+    TruncatedBPTT,
+    TruncatedES,
+    init_state,
+    meta_step,
+    train,
+)
 from learned_opt.tasks import Quadratic
 from learned_opt.unroll import init_inner, unroll
 from learned_opt.update_rules import lstm
@@ -54,6 +64,12 @@ ESTIMATORS = {
         scaling="running",
     ),
     "smallest": Smallest(Quadratic(3)),
+    **{
+        kind.__name__: kind(
+            task=Quadratic(3), rule=RULE, num_tasks=4, unroll_length=5, horizon=5, sigma=0.1
+        )
+        for kind in (FullES, NRES, PES, TruncatedES)
+    },
 }
 every_estimator = pytest.mark.parametrize("name", ESTIMATORS)
 

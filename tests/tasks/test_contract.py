@@ -72,6 +72,8 @@ TASKS = {
     "image_classifier_arrays": _from_arrays,
     "surface": Surface,
     "small_cnn_digits": lambda: image_classifier(network="small_cnn"),
+    "normed_cnn": lambda: _conv_net("normed_cnn"),
+    "pooled_cnn": lambda: _conv_net("pooled_cnn"),
     "all_cnn_c": lambda: _conv_net("all_cnn_c"),
     "resnet_20": lambda: _conv_net("resnet_20"),
     "character_lstm": lambda: _characters("lstm", 5),

@@ -19,7 +19,7 @@ from ml_collections import ConfigDict
 
 from learned_opt.studies.rate_search import half_decades
 
-GENERAL_RATE = 1e-2  # the default learning rate of `general`
+GENERAL_RATE = 0.03  # the default learning rate of `general`
 
 
 def get_config() -> ConfigDict:
@@ -87,7 +87,7 @@ def get_config() -> ConfigDict:
         "general": {
             "rule": "general",
             "schedule": "cosine",
-            "rates": half_decades(GENERAL_RATE * 10**-1.5),
+            "rates": half_decades(1e-3),
         },
         "general_default": {"rule": "general", "schedule": "cosine", "rates": (GENERAL_RATE,)},
         "general_guarded": {

@@ -13,7 +13,7 @@ Expected: see docs/leaderboard/README.md.
 
 from ml_collections import ConfigDict
 
-GENERAL_RATE = 1e-2  # the default learning rate of `general`
+GENERAL_RATE = 0.03  # the default learning rate of `general`
 
 
 def get_config() -> ConfigDict:
