@@ -89,7 +89,8 @@ def main(
                 _run(name, workload, rule, entry, task, workdir, config, count)
             if name in config.timed:
                 _time(name, workload, entries, task, workdir, config)
-            jax.clear_caches()  # programs of many workloads use up a process's memory maps
+            if len(shown) > 1:
+                jax.clear_caches()  # programs of many workloads use up a process's memory maps
     print(f"runs are in {workdir}; experiments.leaderboard_report makes a page of them")
 
 

@@ -104,7 +104,8 @@ def main(
                     count.done()
                 train = [store.cells[(*knobs, s)]["train"] for s in range(config.num_seeds)]
                 counts[rule][name] = _counts(np.array(train, float), workload["num_steps"])
-            jax.clear_caches()  # programs of many workloads use up a process's memory maps
+            if len(shown) > 1:
+                jax.clear_caches()  # programs of many workloads use up a process's memory maps
     write_json(workdir / "stability.json", counts)
     print_tables([_table(counts)], workdir / "tables.txt")
 

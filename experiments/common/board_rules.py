@@ -1,6 +1,7 @@
 """The leaderboard's entries: from what a config says of a rule to an open optimizer."""
 
 import importlib
+import functools
 import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -10,9 +11,10 @@ import optax
 
 import learned_opt
 from experiments.common.build import is_pretrained, load_rule
-from experiments.common.lookup import find_file
+from experiments.common.lookup import find, find_file
 from learned_opt.studies import digest
 from learned_opt.studies.runs import Optimizer
+from learned_opt.types import Theta, UpdateRule
 
 FIELDS = ("rule", "schedule", "weight_decay", "rates", "guard", "adam_factor")
 
@@ -111,7 +113,8 @@ def make_entry(name: str, spec: Mapping[str, Any], weights: Mapping[str, str]) -
             raise Unavailable(f"{rule}'s weights are not given: --config.{rule}_weights=PATH")
         rule = str(find_file(weights[rule]))
     guard = _guard(name) if spec.get("guard") else None
-    make, theta = _maker(name, rule)
+    decays = tuple(float(x) for x in spec.get("weight_decay", (0.0,)))
+    make, theta = _maker(name, rule, any(decays))
     if isinstance(make, Optimizer):
         made = make
     else:
@@ -128,12 +131,13 @@ def make_entry(name: str, spec: Mapping[str, Any], weights: Mapping[str, str]) -
     return Entry(
         made,
         tuple(spec["rates"]),
-        tuple(float(x) for x in spec.get("weight_decay", (0.0,))),
+        decays,
         int(spec.get("adam_factor", 1)),
         identity,
     )
 
 
+@functools.lru_cache  # equal optimizers are one: their programs are compiled once
 def _scheduled(
     make: Callable[..., Any], schedule: str, guard: Callable[..., Any] | None
 ) -> Callable[..., Any]:
@@ -158,31 +162,17 @@ def _guard(name: str) -> Callable[..., Any]:
     return guard
 
 
-def _maker(name: str, rule: str) -> tuple[Any, Any]:
+def _maker(name: str, rule: str, decayed: bool) -> tuple[Any, Any]:
     """What makes the transformation, and θ of a learned rule."""
     if rule in RIVALS:
         return RIVALS[rule], None
-    if is_pretrained(rule) and "@" not in rule:
-        return _of_pretrained(rule), load_rule(rule)[1]
-    if rule.endswith(".npz"):
-        path = find_file(rule)
-        return _of_file(str(path)), load_rule(str(path))[1]
     if ":" in rule:
-        module, _, attribute = rule.partition(":")
-        found = getattr(importlib.import_module(module), attribute, None) if module else None
+        found = find("rule", rule, {})
         if isinstance(found, Optimizer):
             return found, None
+    if ":" in rule or rule.endswith(".npz") or is_pretrained(rule):
         made, theta = load_rule(rule)
-
-        def make(rate, num_steps, weight_decay):
-            del num_steps
-            return optax.chain(
-                made.transform(theta),
-                optax.add_decayed_weights(-weight_decay),
-                optax.scale_by_learning_rate(rate, flip_sign=False),
-            )
-
-        return make, theta
+        return _learned(made, theta, decayed), theta
     known = ", ".join([*RIVALS, *learned_opt.pretrained_names()])
     raise Unavailable(
         f"rule {rule!r} of {name!r} is not here; known: {known}, the path of a theta.npz, or "
@@ -190,17 +180,18 @@ def _maker(name: str, rule: str) -> tuple[Any, Any]:
     )
 
 
-def _of_pretrained(rule: str) -> Callable[..., Any]:
+def _learned(rule: UpdateRule, theta: Theta, decayed: bool) -> Callable[..., Any]:
+    """What makes a learned rule's transformation: its own knobs are set, or its steps scaled."""
+    knobs = {name for name, _ in rule.knobs}
+
     def make(rate, num_steps, weight_decay):
         del num_steps
-        return learned_opt.pretrained(rule, learning_rate=rate, weight_decay=weight_decay)
-
-    return make
-
-
-def _of_file(path: str) -> Callable[..., Any]:
-    def make(rate, num_steps, weight_decay):
-        del num_steps
-        return learned_opt.load(path, learning_rate=rate, weight_decay=weight_decay)
+        if "learning_rate" in knobs:
+            decay = {"weight_decay": weight_decay} if decayed else {}
+            return rule.transform(theta, learning_rate=rate, **decay)
+        parts = [rule.transform(theta)]
+        if decayed:
+            parts.append(optax.add_decayed_weights(-weight_decay))
+        return optax.chain(*parts, optax.scale_by_learning_rate(rate, flip_sign=False))
 
     return make

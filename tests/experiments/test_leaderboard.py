@@ -2,11 +2,14 @@
 
 import json
 
+import jax.numpy as jnp
+import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
 from experiments import leaderboard
-from experiments.common.board_rules import RIVALS, make_entry
+from experiments.common.board_rules import RIVALS, cosine, make_entry
+from experiments.common.build import load_rule
 from experiments.common.launch import check_fields
 from experiments.configs.leaderboard import leaderboard as board_config
 
@@ -25,14 +28,13 @@ def make_config(**settings):
     defaults = {
         "workloads": {"digits": DIGITS},
         "rules": {
-            "adam": {"rule": "adam", "rates": (1e-3, 1e-2, 1e-1), "adam_factor": 2},
+            "adam": {"rule": "adam", "rates": (1e-2, 1e-1), "adam_factor": 2},
             "adamw_cosine": {
                 "rule": "adamw",
                 "schedule": "cosine",
                 "weight_decay": (1e-3, 1e-1),
                 "rates": (1e-2, 1e-1),
             },
-            "sf": {"rule": "schedule_free_adamw", "rates": (1e-2,)},
         },
         "num_seeds": 2,
         "search_seeds": 1,
@@ -53,7 +55,7 @@ def files(folder):
 def test_a_board_that_was_cut_short_becomes_the_same(tmp_path):
     leaderboard.main(make_config(), tmp_path / "whole", None)
     whole = files(tmp_path / "whole")
-    assert len(whole) == 6
+    assert len(whole) == 4
     cells = [json.loads(x) for x in whole["cells/digits/adam.jsonl"].splitlines()[1:]]
     assert {len(cell["train"]) for cell in cells if cell["seed"] == 0} == {5}  # twice as long
     outcome = json.loads(whole["outcomes/digits/adamw_cosine.json"])
@@ -63,7 +65,7 @@ def test_a_board_that_was_cut_short_becomes_the_same(tmp_path):
     part = tmp_path / "part"
     (part / "cells/digits").mkdir(parents=True)
     (part / "cells/digits/adam.jsonl").write_bytes(whole["cells/digits/adam.jsonl"][:-30])
-    leaderboard.main(make_config(), part, None, rules=["sf"])
+    leaderboard.main(make_config(), part, None, rules=["adamw_cosine"])
     leaderboard.main(make_config(), part, None)
     assert files(part) == whole
 
@@ -103,6 +105,21 @@ def test_what_is_not_here_is_left_out_unless_it_is_asked_for(tmp_path, capsys):
 def test_bad_input_is_one_sentence(tmp_path, settings, names, message):
     with pytest.raises(ValueError, match=message):
         leaderboard.main(make_config(**settings), tmp_path, None, **names)
+
+
+def test_a_learned_rule_has_its_own_rate_set_or_its_steps_scaled():
+    params = {"w": jnp.ones((3, 2))}
+    for name, own in (("lstm_mnist", False), ("learned_opt.update_rules:learned_muon", True)):
+        spec = {"rule": name, "schedule": "cosine", "rates": (0.5,)}
+        make = make_entry("x", spec, {}).optimizer.make
+        rule, theta = load_rule(name)
+        tx = rule.transform(theta, learning_rate=0.5) if own else rule.transform(theta)
+        expected, _ = tx.update(params, tx.init(params), params)
+        expected = expected["w"] * (1.0 if own else 0.5)
+        tx = make(jnp.float32(0.5), 10, jnp.float32(0))  # at its first step a cosine is at its top
+        found, _ = tx.update(params, tx.init(params), params)
+        np.testing.assert_allclose(found["w"], expected, rtol=1e-5)
+    assert cosine(2.0, 10)(5) == pytest.approx(1.0) and cosine(2.0, 10)(99) == 0
 
 
 def test_the_config():
