@@ -1,7 +1,7 @@
 """The leaderboard's entries: from what a config says of a rule to an open optimizer."""
 
-import importlib
 import functools
+import importlib
 import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
