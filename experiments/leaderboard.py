@@ -88,7 +88,7 @@ def main(
             for rule, entry in entries.items():
                 _run(name, workload, rule, entry, task, workdir, config, count)
             if name in config.timed:
-                _time(name, workload, entries, task, workdir, config)
+                _time(name, workload, _beside_adam(entries, config), task, workdir, config)
             if len(shown) > 1:
                 jax.clear_caches()  # programs of many workloads use up a process's memory maps
     print(f"runs are in {workdir}; experiments.leaderboard_report makes a page of them")
@@ -185,6 +185,12 @@ def _run(
             "identity": entry.identity,
         }
         write_json(path, outcome)
+
+
+def _beside_adam(entries: Mapping[str, Entry], config: ConfigDict) -> dict[str, Entry]:
+    """The rules to time: Adam too, which the others are compared with."""
+    with_adam = [] if "adam" in entries or "adam" not in config.rules else ["adam"]
+    return (make_entries(config, with_adam) if with_adam else {}) | dict(entries)
 
 
 def _time(

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.common.board_results import Board, Result, SpeedUps
+from experiments.common.board_results import RULES, Board, Result, SpeedUps
 from experiments.common.names import display_name
 from learned_opt.studies.leaderboard import RATIO_CAP
 
@@ -27,6 +27,8 @@ def page(board: Board, speeds: SpeedUps, summary: Mapping[str, Any]) -> str:
         "![Interquartile means of speed-ups and held-out ratios](leaderboard.svg)",
         "## All workloads together",
         _overall(summary),
+        "Training losses at the end, at the same rates:",
+        _training(summary),
     ]
     if summary["requirements"]:
         rows = [[name, written(value)] for name, value in summary["requirements"].items()]
@@ -98,7 +100,7 @@ def _introduction(board: Board, speeds: SpeedUps, summary: Mapping[str, Any]) ->
 
 
 def _overall(summary: Mapping[str, Any]) -> str:
-    rivals = list(dict.fromkeys(n for r in summary["rules"].values() for n in r["heldout"]))
+    rivals = _rivals(summary)
     head = ["rule", "speed-up over Adam", "the same, rate by training loss"]
     head += [f"test loss: {display_name(name)} / own" for name in rivals]
     head += ["P(lower test loss than Adam)", "step time / Adam's", "state / parameters", "diverged"]
@@ -119,6 +121,20 @@ def _overall(summary: Mapping[str, Any]) -> str:
             ]
         )
     return _table(head, rows)
+
+
+def _rivals(summary: Mapping[str, Any]) -> list[str]:
+    named = {name for found in summary["rules"].values() for name in found["heldout"]}
+    return [name for name in RULES if name in named]
+
+
+def _training(summary: Mapping[str, Any]) -> str:
+    rivals = _rivals(summary)
+    rows = [
+        [display_name(rule), *(written(found["train"].get(name)) for name in rivals)]
+        for rule, found in summary["rules"].items()
+    ]
+    return _table(["rule", *(f"{display_name(name)} / own" for name in rivals)], rows)
 
 
 def _stability(counts: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:

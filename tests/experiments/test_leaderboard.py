@@ -72,6 +72,7 @@ def test_a_board_that_was_cut_short_becomes_the_same(tmp_path):
 
 def test_what_is_not_here_is_left_out_unless_it_is_asked_for(tmp_path, capsys):
     rules = {
+        "adam": {"rule": "adam", "rates": (1e-2,)},
         "sf": {"rule": "schedule_free_adamw", "rates": (1e-2,)},
         "celo2_cosine": {"rule": "celo2", "rates": (1e-2,)},
         "to_come": {"rule": "to_come", "rates": (1e-2,)},
@@ -81,7 +82,11 @@ def test_what_is_not_here_is_left_out_unless_it_is_asked_for(tmp_path, capsys):
     assert "celo2_cosine is left out: celo2's weights are not given" in printed
     assert "to_come is left out: rule 'to_come'" in printed
     timing = json.loads(next(tmp_path.glob("timing/digits_*.json")).read_text())
-    assert list(timing["milliseconds"]) == ["sf"]
+    assert list(timing["milliseconds"]) == ["adam", "sf"]
+    alone = make_config(rules=rules, timed=("digits",))
+    leaderboard.main(alone, tmp_path / "alone", None, rules=["sf"])
+    timing = json.loads(next(tmp_path.glob("alone/timing/digits_*.json")).read_text())
+    assert list(timing["milliseconds"]) == ["adam", "sf"]
     with pytest.raises(ValueError, match="--config.celo2_weights=PATH"):
         leaderboard.main(make_config(rules=rules), tmp_path, None, rules=["celo2_cosine"])
 
