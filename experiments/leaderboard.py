@@ -24,7 +24,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from absl import flags
 from ml_collections import ConfigDict
 
 from experiments.common.board_program import (
@@ -33,19 +32,17 @@ from experiments.common.board_program import (
     check_workload,
     chosen,
     identity,
+    launch_part,
     make_entries,
     task_config,
 )
 from experiments.common.board_rules import Entry
-from experiments.common.launch import check_fields, check_positive, launch
+from experiments.common.launch import check_fields, check_positive
 from experiments.common.progress import Progress
 from experiments.common.workdir import open_workdir, write_json
 from learned_opt.studies.rate_search import CellStore, search
 from learned_opt.studies.runs import run_seeds, state_bytes, step_times
 from learned_opt.types import Task
-
-_RULES = flags.DEFINE_list("rules", None, "rules of the board to run; by default all")
-_WORKLOADS = flags.DEFINE_list("workloads", None, "workloads to run them on; by default all")
 
 DEFAULTS = ConfigDict(
     {
@@ -214,9 +211,4 @@ def _time(
 
 
 if __name__ == "__main__":
-
-    def experiment(config: ConfigDict, workdir: Path, data_dir: str | None) -> None:
-        """The part of the board that the flags ask for."""
-        main(config, workdir, data_dir, rules=_RULES.value, workloads=_WORKLOADS.value)
-
-    launch(experiment)
+    launch_part(main)

@@ -37,13 +37,12 @@ from experiments.common.board_results import (
 from experiments.common.lookup import expand
 from experiments.common.names import display_name
 from experiments.common.output import tolerate_encodings
+from experiments.common.report_flags import OUTPUT, WORKDIRS
 from experiments.common.workdir import write_json
 from learned_opt.figures import leaderboard as figures
 from learned_opt.studies import leaderboard
 
-_WORKDIRS = flags.DEFINE_list("workdirs", None, "work directories of experiments.leaderboard")
 _STABILITY = flags.DEFINE_list("stability", None, "work directories of experiments.stability")
-_OUTPUT = flags.DEFINE_string("output", None, "where the report goes")
 
 RIVALS = ("adam", "adamw_cosine", "muon_cosine", "celo2_cosine")
 _IN_CURVES = (  # six lines a panel, the first of these that are there
@@ -195,8 +194,8 @@ def main(argv: Sequence[str]) -> None:
         raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
     tolerate_encodings()
     try:
-        output = expand(str(_OUTPUT.value))
-        folders = [[expand(p) for p in flag.value or []] for flag in (_WORKDIRS, _STABILITY)]
+        output = expand(str(OUTPUT.value))
+        folders = [[expand(p) for p in flag.value or []] for flag in (WORKDIRS, _STABILITY)]
         summary = make_report(folders[0], output, folders[1])
     except (OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)

@@ -17,7 +17,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from absl import flags
 from ml_collections import ConfigDict
 from rich.table import Table
 
@@ -27,20 +26,18 @@ from experiments.common.board_program import (
     check_workload,
     chosen,
     identity,
+    launch_part,
     make_entries,
     task_config,
 )
 from experiments.common.comparison import print_tables
-from experiments.common.launch import check_fields, check_positive, launch
+from experiments.common.launch import check_fields, check_positive
 from experiments.common.names import display_name
 from experiments.common.progress import Progress
 from experiments.common.workdir import open_workdir, write_json
 from learned_opt.evaluation import ended_above_start
 from learned_opt.studies.rate_search import CellStore
 from learned_opt.studies.runs import run_seeds
-
-_RULES = flags.DEFINE_list("rules", None, "rules to run; by default all")
-_WORKLOADS = flags.DEFINE_list("workloads", None, "workloads to run them on; by default all")
 
 DEFAULTS = ConfigDict(
     {
@@ -140,9 +137,4 @@ def _table(counts: dict[str, dict[str, dict[str, Any]]]) -> Table:
 
 
 if __name__ == "__main__":
-
-    def experiment(config: ConfigDict, workdir: Path, data_dir: str | None) -> None:
-        """The part that the flags ask for."""
-        main(config, workdir, data_dir, rules=_RULES.value, workloads=_WORKLOADS.value)
-
-    launch(experiment)
+    launch_part(main)

@@ -27,6 +27,7 @@ from experiments.common import study_markdown, study_sections
 from experiments.common.html_page import page
 from experiments.common.lookup import expand
 from experiments.common.output import tolerate_encodings
+from experiments.common.report_flags import OUTPUT, WORKDIRS
 from experiments.common.study_results import (
     all_trials,
     arrow_name,
@@ -39,9 +40,6 @@ from experiments.common.study_results import (
 )
 from experiments.common.workdir import write_json
 from learned_opt.studies import write_trials_table
-
-_WORKDIRS = flags.DEFINE_list("workdirs", None, "work directories of experiments.tune")
-_OUTPUT = flags.DEFINE_string("output", None, "where the report goes")
 
 _INTRODUCTION = (
     "<p>Tuning studies after Choi et al., <i>On empirical comparisons of optimizers for deep "
@@ -126,8 +124,8 @@ def main(argv: Sequence[str]) -> None:
         raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
     tolerate_encodings()
     try:
-        output = expand(str(_OUTPUT.value))
-        summary = make_report([expand(path) for path in _WORKDIRS.value or []], output)
+        output = expand(str(OUTPUT.value))
+        summary = make_report([expand(path) for path in WORKDIRS.value or []], output)
     except (OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)

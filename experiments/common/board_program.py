@@ -1,16 +1,31 @@
 """What the programs of the leaderboard share: the part of a board to run, and its progress."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+from absl import flags
 from ml_collections import ConfigDict
 
 from experiments.common.board_rules import Entry, Unavailable, make_entry
 from experiments.common.build import make_task
+from experiments.common.launch import launch
 from experiments.common.lookup import find_file
 from experiments.common.progress import Progress
 from learned_opt.types import Task
+
+_RULES = flags.DEFINE_list("rules", None, "rules to run; by default all of the config")
+_WORKLOADS = flags.DEFINE_list("workloads", None, "workloads to run them on; by default all")
+
+
+def launch_part(main: Callable[..., None]) -> None:
+    """Runs `main(config, workdir, data_dir, rules=…, workloads=…)` with what the flags say."""
+
+    def experiment(config: ConfigDict, workdir: Path, data_dir: str | None) -> None:
+        main(config, workdir, data_dir, rules=_RULES.value, workloads=_WORKLOADS.value)
+
+    launch(experiment)
 
 
 class LazyTask:

@@ -71,8 +71,8 @@ def test_the_report_of_studies_is_told_in_ascii(monkeypatch, tmp_path):
     arrow = {"special": "sgd", "general": "momentum", "marks": "", "answer": "better"}
     found = {"arrows": {"θ": {"sgd ⊆ momentum": arrow}}, "reversals": {}}
     monkeypatch.setattr(study_report, "make_report", lambda workdirs, output: found)
-    monkeypatch.setattr(study_report, "_WORKDIRS", SimpleNamespace(value=[str(tmp_path)]))
-    monkeypatch.setattr(study_report, "_OUTPUT", SimpleNamespace(value=str(tmp_path)))
+    monkeypatch.setattr(study_report, "WORKDIRS", SimpleNamespace(value=[str(tmp_path)]))
+    monkeypatch.setattr(study_report, "OUTPUT", SimpleNamespace(value=str(tmp_path)))
     study_report.main(["study_report"])
     stream.flush()
     assert b"?: SGD ? Momentum: the general rule is better" in stream.buffer.getvalue()
