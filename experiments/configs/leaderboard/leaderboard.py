@@ -8,7 +8,7 @@ Data are read from TFDS_DATA_DIR or --data_dir; the text is any file in UTF-8. N
 is one that a rule was meta-trained on, but for `lstm_mnist`, which was trained on mnist_mlp.
 Celo2's published weights are read from --config.celo2_weights=PATH, and left out without it.
 
-Run time: about 80 minutes on one core.
+Run time: about 70 minutes on one core, half of them for the LSTM rules.
 
 Expected: see docs/leaderboard/README.md.
 """
