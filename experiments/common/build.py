@@ -46,7 +46,10 @@ HIERARCHY: dict[str, Callable[..., UpdateRule]] = {
     if hasattr(update_rules.hierarchy, name)
 }
 
-LEARNED: dict[str, Callable[..., UpdateRule]] = {"lstm": update_rules.lstm}
+LEARNED: dict[str, Callable[..., UpdateRule]] = {
+    "celo2": update_rules.celo2,
+    "lstm": update_rules.lstm,
+}
 
 ESTIMATORS: dict[str, Callable[..., Estimator]] = {"truncated_bptt": TruncatedBPTT}
 
@@ -123,10 +126,10 @@ def load_rule(name: str) -> tuple[UpdateRule, Theta]:
     """Finds a rule with a θ that is ready to use.
 
     Args:
-      name: a pretrained rule, `NAME@FACTOR` for one with its steps multiplied by a factor, a
-        hand-designed one (θ is then its defaults), the path of a `theta.npz` that
-        `experiments.meta_train` wrote, or 'module:attribute' for the user's own (θ is then what
-        its `init` returns).
+      name: a pretrained rule, a hand-designed one (θ is then its defaults), the path of a
+        `theta.npz` that `experiments.meta_train` wrote or of the published weights of Celo2, or
+        'module:attribute' for the user's own (θ is then what its `init` returns). After a
+        pretrained rule or a path, `@FACTOR` multiplies its steps by a factor.
 
     Returns:
       The rule and its θ.
@@ -135,8 +138,12 @@ def load_rule(name: str) -> tuple[UpdateRule, Theta]:
       ValueError: an unknown name or a file that does not say which rule it is for.
       FileNotFoundError: no such file.
     """
+    base, at, factor = name.rpartition("@")
+    if at and (is_pretrained(base) or base.endswith(".npz")):
+        rule, theta = load_rule(base)
+        return _scaled(rule, name, factor), theta
     if is_pretrained(name):
-        return _load_pretrained(name)
+        return load_pretrained(name)
     if name.endswith(".npz"):
         path = find_file(name)
         config = load_metadata(path).get("rule")
@@ -159,11 +166,8 @@ def is_pretrained(name: str) -> bool:
     return name.partition("@")[0] in pretrained_names()
 
 
-def _load_pretrained(name: str) -> tuple[UpdateRule, Theta]:
-    base, at, text = name.partition("@")
-    rule, theta = load_pretrained(base)
-    if not at:
-        return rule, theta
+def _scaled(rule: UpdateRule, name: str, text: str) -> UpdateRule:
+    """A rule with its steps multiplied by the factor that its name ends with."""
     try:
         factor = float(text)
     except ValueError:
@@ -174,7 +178,7 @@ def _load_pretrained(name: str) -> tuple[UpdateRule, Theta]:
     def transform(theta: Theta) -> optax.GradientTransformationExtraArgs:
         return optax.chain(rule.transform(theta), optax.scale(factor))
 
-    return rule._replace(transform=transform), theta
+    return rule._replace(transform=transform, coordinates_last=None)
 
 
 _TASK_PARTS = ("sample", "init", "loss", "evaluate")

@@ -17,10 +17,12 @@ import optax
 
 from learned_opt.theta_files import load_metadata, load_theta
 from learned_opt.types import Params, Theta, UpdateRule
-from learned_opt.update_rules import lstm
+from learned_opt.update_rules import celo2, lstm
+from learned_opt.update_rules.celo2 import is_published, theta_from_published
 
 _FOLDER = Path(__file__).parent
-_RULES: dict[str, Callable[..., UpdateRule]] = {"lstm": lstm}
+_RULES: dict[str, Callable[..., UpdateRule]] = {"celo2": celo2, "lstm": lstm}
+_WITH_A_RATE = ("celo2",)  # rules with a learning rate and a weight decay of their own
 
 
 def pretrained(
@@ -59,8 +61,8 @@ def pretrained(
       >>> optax.apply_updates(params, updates)['w'].shape
       (3, 2)
     """
-    rule, theta = load_pretrained(name)
-    return _scaled(rule.transform(theta), learning_rate, weight_decay)
+    settings, path = pretrained_card(name)["rule"], _FOLDER / f"{name}.npz"
+    return _optimizer(settings, path, learning_rate, weight_decay)
 
 
 def load(
@@ -73,8 +75,10 @@ def load(
 
     Args:
       path: a file that `save_theta(path, theta, {'rule': {'name': 'lstm', …}})` wrote, or a run of
-        `experiments.meta_train`.
-      learning_rate: see `pretrained`.
+        `experiments.meta_train`; or the published weights of Celo2, see
+        `update_rules.celo2.theta_from_published`.
+      learning_rate: see `pretrained`; for a rule with a learning rate of its own, as `celo2` has,
+        that one.
       weight_decay: see `pretrained`.
 
     Raises:
@@ -82,12 +86,18 @@ def load(
       ValueError: the file is damaged or does not name a rule of the library, or θ is not one of
         it; for the numbers see `pretrained`.
     """
-    rule, theta = load_rule_file(path)
-    return _scaled(rule.transform(theta), learning_rate, weight_decay)
+    return _optimizer(_settings_in(path), path, learning_rate, weight_decay)
 
 
 def load_rule_file(path: str | os.PathLike) -> tuple[UpdateRule, Theta]:
     """Returns the rule and θ of a file, as `load_pretrained` does; see `load`."""
+    return _with_theta(_settings_in(path), path)
+
+
+def _settings_in(path: str | os.PathLike) -> dict[str, Any]:
+    """How the rule that a file is for is made."""
+    if is_published(load_theta(path)):
+        return {"name": "celo2"}
     settings = load_metadata(path).get("rule")
     if not isinstance(settings, dict) or "name" not in settings:
         raise ValueError(
@@ -100,7 +110,7 @@ def load_rule_file(path: str | os.PathLike) -> tuple[UpdateRule, Theta]:
             f"{path} is for the rule {name!r}, which is none of the library ({', '.join(_RULES)}): "
             "use your rule's own transform(learned_opt.load_theta(path))"
         )
-    return _with_theta(settings, path)
+    return settings
 
 
 def load_pretrained(name: str) -> tuple[UpdateRule, Theta]:
@@ -180,20 +190,31 @@ def pretrained_card(name: str) -> Card:
 def _with_theta(settings: Mapping[str, Any], path: str | os.PathLike) -> tuple[UpdateRule, Theta]:
     settings = dict(settings)
     rule = _RULES[settings.pop("name")](**settings)
+    if is_published(load_theta(path)):
+        return rule, theta_from_published(path)
     return rule, load_theta(path, like=jax.eval_shape(rule.init, jax.random.key(0)))
 
 
-def _scaled(
-    tx: optax.GradientTransformationExtraArgs,
+def _optimizer(
+    settings: Mapping[str, Any],
+    path: str | os.PathLike,
     learning_rate: float | optax.Schedule | None,
     weight_decay: float,
 ) -> optax.GradientTransformationExtraArgs:
-    """η (u − λ p) in place of u."""
+    """The optimizer of a file: η (u − λ p), by the rule itself where it has η and λ."""
     if not callable(learning_rate):
         _check_number("learning_rate", 1.0 if learning_rate is None else learning_rate)
     _check_number("weight_decay", weight_decay)
+    decays = isinstance(weight_decay, jax.core.Tracer) or weight_decay != 0
+    if settings["name"] in _WITH_A_RATE:
+        given = {} if learning_rate is None else {"learning_rate": learning_rate}
+        settings = {**settings, **given} | ({"weight_decay": weight_decay} if decays else {})
+    rule, theta = _with_theta(settings, path)
+    tx = rule.transform(theta)
+    if settings["name"] in _WITH_A_RATE:
+        return tx
     parts: list[optax.GradientTransformation] = [tx]
-    if isinstance(weight_decay, jax.core.Tracer) or weight_decay != 0:
+    if decays:
         parts.append(optax.stateless(lambda updates, params: _decay(updates, params, weight_decay)))
     if learning_rate is not None:
         parts.append(optax.scale_by_learning_rate(learning_rate, flip_sign=False))

@@ -1,6 +1,7 @@
 """How parameters move: hand-designed rules (θ = hyperparameters) and learned ones (θ = weights)."""
 
 from learned_opt.update_rules import hierarchy
+from learned_opt.update_rules.celo2 import Celo2State, celo2
 from learned_opt.update_rules.hand_designed import (
     adadelta,
     adagrad,
@@ -16,11 +17,13 @@ from learned_opt.update_rules.hand_designed import (
 from learned_opt.update_rules.lstm import LSTMState, lstm
 
 __all__ = [
+    "Celo2State",
     "LSTMState",
     "adadelta",
     "adagrad",
     "adam",
     "adamw",
+    "celo2",
     "hierarchy",
     "lstm",
     "momentum",

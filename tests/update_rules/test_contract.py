@@ -13,6 +13,7 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from learned_opt.update_rules import hand_designed, hierarchy
+from learned_opt.update_rules.celo2 import celo2
 from learned_opt.update_rules.lstm import lstm
 
 RULES = {
@@ -41,6 +42,8 @@ RULES = {
     },
     "lstm": lstm((4, 3)),
     "lstm_raw": lstm((4,), preprocess=None),
+    "celo2": celo2(),
+    "celo2_base": celo2(orthogonalize=False, vectors="rule"),
 }
 
 # The rules that take complex parameters, and what of optax they must agree with.
@@ -57,14 +60,10 @@ COMPLEX = {
 
 # Rules of the hierarchy are alike: RMSProp and NAdam stand for the others in the fast tests.
 FAST = ("hierarchy.rmsprop", "hierarchy.nadam")
+SLOW = [n for n in RULES if n.startswith("hierarchy.") and n not in FAST] + ["celo2_base"]
 every_rule = pytest.mark.parametrize(
     "name",
-    [
-        pytest.param(name, marks=pytest.mark.slow)
-        if name.startswith("hierarchy.") and name not in FAST
-        else name
-        for name in RULES
-    ],
+    [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in RULES],
 )
 
 
@@ -400,8 +399,11 @@ def test_map_params_finds_the_state(name):
         sizes[kind] += leaf.size
     num_params = sum(p.size for p in jax.tree.leaves(params))
     assert sizes["rest"] <= 16  # step counts and constants
-    if name == "muon":
-        matrix = params["layer"][0]["w"].size
+    matrix = params["layer"][0]["w"].size
+    if name.startswith("celo2"):  # one number more for each row and column, and for a vector's
+        vectors = num_params - matrix
+        assert sizes["params"] == 4 * matrix + 3 * (2 + 3) + vectors * (2 if name == "celo2" else 7)
+    elif name == "muon":
         assert sizes["params"] == matrix + 2 * (num_params - matrix)
     else:
         assert sizes["params"] % num_params == 0
@@ -422,7 +424,7 @@ def test_sharded_parameters_give_the_one_device_result(name, axis_type):
     expected = jax.jit(tx.update)(grads, state, params)
 
     def shard(x, param):
-        spec = P("shards")
+        spec = P("shards") if x.shape[:1] == param.shape[:1] else P()  # Celo2 keeps averages too
         return jax.device_put(x, NamedSharding(mesh, spec))
 
     state = jax.device_put(state, NamedSharding(mesh, P()))
@@ -554,6 +556,8 @@ def test_gradients_of_another_tree_are_refused(name, grads, message):
         "hierarchy.sgd",
         "adamw",
         "muon",
+        "celo2",
+        "celo2_base",
     ):  # no state to compare with; these need parameters
         with pytest.raises(ValueError, match=message):
             tx.update(grads, tx.init(params))
