@@ -11,7 +11,7 @@ import optax
 
 from experiments.common.lookup import find, find_file, run_theirs
 from learned_opt import tasks, update_rules
-from learned_opt.meta_training import TruncatedBPTT
+from learned_opt.meta_training import Imitation, TruncatedBPTT
 from learned_opt.pretrained import load_pretrained, load_rule_file, pretrained_names
 from learned_opt.theta_files import load_metadata, load_theta
 from learned_opt.types import Estimator, Task, Theta, UpdateRule
@@ -49,9 +49,13 @@ HIERARCHY: dict[str, Callable[..., UpdateRule]] = {
 LEARNED: dict[str, Callable[..., UpdateRule]] = {
     "celo2": update_rules.celo2,
     "lstm": update_rules.lstm,
+    "rnnprop": update_rules.rnnprop,
 }
 
-ESTIMATORS: dict[str, Callable[..., Estimator]] = {"truncated_bptt": TruncatedBPTT}
+ESTIMATORS: dict[str, Callable[..., Estimator]] = {
+    "imitation": Imitation,
+    "truncated_bptt": TruncatedBPTT,
+}
 
 
 def make_task(config: Mapping[str, Any], data_dir: str | None = None) -> Task:

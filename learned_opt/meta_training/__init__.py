@@ -1,5 +1,6 @@
 """How a rule is learned: estimators of the meta-gradient, and the trainer."""
 
+from learned_opt.meta_training.imitation import Imitation
 from learned_opt.meta_training.mixture import Mixture, MixtureState
 from learned_opt.meta_training.problems import Problems
 from learned_opt.meta_training.trainer import (
@@ -14,6 +15,7 @@ from learned_opt.meta_training.truncated_bptt import TruncatedBPTT
 
 __all__ = [
     "Best",
+    "Imitation",
     "Mixture",
     "MixtureState",
     "Problems",

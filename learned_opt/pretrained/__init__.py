@@ -17,11 +17,15 @@ import optax
 
 from learned_opt.theta_files import load_metadata, load_theta
 from learned_opt.types import Params, Theta, UpdateRule
-from learned_opt.update_rules import celo2, lstm
+from learned_opt.update_rules import celo2, lstm, rnnprop
 from learned_opt.update_rules.celo2 import is_published, theta_from_published
 
 _FOLDER = Path(__file__).parent
-_RULES: dict[str, Callable[..., UpdateRule]] = {"celo2": celo2, "lstm": lstm}
+_RULES: dict[str, Callable[..., UpdateRule]] = {
+    "celo2": celo2,
+    "lstm": lstm,
+    "rnnprop": rnnprop,
+}
 _WITH_A_RATE = ("celo2",)  # rules with a learning rate and a weight decay of their own
 
 

@@ -2,6 +2,7 @@
 
 from learned_opt.update_rules import hierarchy
 from learned_opt.update_rules.celo2 import Celo2State, celo2
+from learned_opt.update_rules.fan_in import scaled_by_fan_in
 from learned_opt.update_rules.hand_designed import (
     adadelta,
     adagrad,
@@ -15,10 +16,12 @@ from learned_opt.update_rules.hand_designed import (
     sgd,
 )
 from learned_opt.update_rules.lstm import LSTMState, lstm
+from learned_opt.update_rules.rnnprop import RNNpropState, rnnprop
 
 __all__ = [
     "Celo2State",
     "LSTMState",
+    "RNNpropState",
     "adadelta",
     "adagrad",
     "adam",
@@ -31,5 +34,7 @@ __all__ = [
     "nadam",
     "nesterov",
     "rmsprop",
+    "rnnprop",
+    "scaled_by_fan_in",
     "sgd",
 ]

@@ -15,6 +15,7 @@ from jax.sharding import PartitionSpec as P
 from learned_opt.update_rules import hand_designed, hierarchy
 from learned_opt.update_rules.celo2 import celo2
 from learned_opt.update_rules.lstm import lstm
+from learned_opt.update_rules.rnnprop import rnnprop
 
 RULES = {
     "sgd": hand_designed.sgd(),
@@ -42,6 +43,7 @@ RULES = {
     },
     "lstm": lstm((4, 3)),
     "lstm_raw": lstm((4,), preprocess=None),
+    "rnnprop": rnnprop((4, 3), input_size=3),
     "celo2": celo2(),
     "celo2_base": celo2(orthogonalize=False, vectors="rule"),
 }
@@ -70,7 +72,7 @@ every_rule = pytest.mark.parametrize(
 def make_theta(name, seed=0):
     """θ of a rule, moved off its start so that a learned rule moves the parameters."""
     theta = RULES[name].init(jax.random.key(seed))
-    if not name.startswith("lstm"):
+    if not name.startswith(("lstm", "rnnprop")):
         return theta
     leaves, treedef = jax.tree.flatten(theta)
     keys = jax.random.split(jax.random.key(seed + 1), len(leaves))
@@ -228,7 +230,7 @@ def assert_still_coordinates_stay(name, num_steps):
                 np.testing.assert_array_equal(params[k][u == 0], start[k][u == 0])
             if dtype == "float32":  # steps of small rules are lost in bfloat16
                 assert np.all(params[k][u == 1] != start[k][u == 1])
-        if name.startswith("lstm"):
+        if name.startswith(("lstm", "rnnprop")):
             for layer in (*state.hidden, *state.cell):
                 assert not np.any(np.asarray(layer["embedding"])[used["embedding"] == 0])
 
