@@ -10,7 +10,14 @@ import optax
 import pytest
 
 from learned_opt.checkpoints import Checkpointer
-from learned_opt.meta_training import Mixture, TruncatedBPTT, init_state, meta_step, train
+from learned_opt.meta_training import (
+    Imitation,
+    Mixture,
+    TruncatedBPTT,
+    init_state,
+    meta_step,
+    train,
+)
 from learned_opt.tasks import Quadratic
 from learned_opt.unroll import init_inner, unroll
 from learned_opt.update_rules import lstm
@@ -52,6 +59,9 @@ ESTIMATORS = {
     "scaled mixture": Mixture(
         [(TruncatedBPTT(task=Quadratic(3), **SETTINGS), 1.0), (Smallest(Quadratic(2)), 2.0)],
         scaling="running",
+    ),
+    "imitation": Imitation(
+        task=Quadratic(3), rule=RULE, teacher_rate=0.1, num_tasks=4, unroll_length=5, horizon=20
     ),
     "smallest": Smallest(Quadratic(3)),
 }
