@@ -6,8 +6,8 @@ r"""Why do rules that were learned on a sigmoid network fail on ReLU networks, a
 Meta-trains several learners with the same number of inner steps each, and tests them, as they are
 and with their steps multiplied by factors, on networks of several activations, depths and widths
 beside Adam at its best of a few rates. The same command goes on where it was cut short. Writes
-learners/NAME/theta.npz, cells/*.json, results.json, README.md and relu_study.svg into the work
-directory.
+learners/NAME/theta.npz, cells/*.json, results.json, and the tables results.md and the figure
+relu_study.svg, of the networks that are finished, into the work directory.
 """
 
 import functools
@@ -69,14 +69,18 @@ def main(config: ConfigDict, workdir: Path, data_dir: str | None) -> None:
     cells: dict[str, dict[str, Any]] = {}
     for name, settings in _cells(config).items():
         file = workdir / "cells" / f"{name.replace(' ', '_')}.json"
-        if not file.exists():
+        fresh = not file.exists()
+        if fresh:
             found = _test(make_task(settings, data_dir), learners, config)
             write_json(file, found)
             jax.clear_caches()  # programs of a hundred shapes use up the memory maps of a process
             print(f"{name}: {', '.join(found['steps'])} steps", flush=True)
         cells[name] = json.loads(file.read_text(encoding="utf-8"))
+        if fresh:
+            write_report(config, cells, workdir)
     write_json(workdir / "results.json", cells)
     write_report(config, cells, workdir)
+    print(f"tables: {workdir / 'results.md'}   figure: {workdir / 'relu_study.svg'}")
 
 
 def _cells(config: ConfigDict) -> dict[str, dict[str, Any]]:
