@@ -25,6 +25,7 @@ from experiments.common.build import make_estimator, make_rule, make_task
 from experiments.common.launch import check_fields, check_positive, launch, start_devices
 from experiments.common.lookup import find_file
 from experiments.common.meta_config import DEFAULTS
+from experiments.common.probe import make_probe
 from experiments.common.progress import Progress
 from experiments.common.workdir import open_workdir, write_json
 from learned_opt.checkpoints import Checkpointer
@@ -59,6 +60,7 @@ def main(config: ConfigDict, workdir: Path, data_dir: str | None) -> None:
         (stage, _meta_optimizer(stage), _make_estimator(stage.settings, tasks, rule, mesh))
         for stage in _stages(config)
     ]
+    validate = _validation(rule, tasks, config, data_dir)
     workdir = open_workdir(workdir, config, part=jax.process_index(), parts=jax.process_count())
     _, meta_optimizer, estimator = stages[0]
     state = init_state(estimator, meta_optimizer, rule, jax.random.key(config.seed))
@@ -87,7 +89,7 @@ def main(config: ConfigDict, workdir: Path, data_dir: str | None) -> None:
                 meta_optimizer,
                 state,
                 num_meta_steps=stage.end,
-                validate=_validation(rule, tasks, config),
+                validate=validate,
                 validate_every=config.validate_every,
                 patience=config.patience or None,
                 log_every=config.log_every,
@@ -204,7 +206,7 @@ def _make_tasks(config: ConfigDict, data_dir: str | None) -> dict[str, Task]:
         return {"": make_task(config.task, data_dir)}
     if config.task:
         raise ValueError("a mixture has a task in each of its parts: leave the field task empty")
-    unknown = set(config.estimator) - {"name", "parts", "scaling", "decay"}
+    unknown = set(config.estimator) - {"name", "parts", "each", "scaling", "decay"}
     if unknown:
         raise ValueError(f"a mixture has no field {', '.join(sorted(unknown))}")
     parts = config.estimator.get("parts", ())
@@ -244,20 +246,24 @@ def _make_estimator(
     parts = []
     for part in config.get("parts", ()):
         own = {name: part[name] for name in _OF_ESTIMATORS if name in part}
-        kind = part.get("estimator", {"name": "truncated_bptt"})
+        kind = part.get("estimator", config.get("each", {"name": "truncated_bptt"}))
         estimator = make_estimator(kind, offered | own | {"task": tasks[part["name"]]})
         parts.append((estimator, part.get("weight", 1.0)))
     choices = {name: config[name] for name in ("scaling", "decay") if name in config}
     return Mixture(parts, tuple(part["name"] for part in config.get("parts", ())), **choices)
 
 
-def _validation(rule: UpdateRule, tasks: Mapping[str, Task], config: ConfigDict):
-    """The score of a θ: mean final loss on problems that meta-training never draws.
+def _validation(
+    rule: UpdateRule, tasks: Mapping[str, Task], config: ConfigDict, data_dir: str | None
+):
+    """The score of a θ: the probe's, or the mean final loss on problems that training never draws.
 
     Of a mixture: the geometric mean over its parts of (final loss / loss at the start), weighted as
     they are, so that losses of every size count alike; 1 is no progress.
     """
     key = jax.random.fold_in(jax.random.key(config.seed), 1_000_003)
+    if config.probe:
+        return make_probe(rule, config.probe, key, data_dir)
     parts = {part["name"]: part for part in config.estimator.get("parts", ())}
 
     def final(theta: Theta, name: str) -> tuple[float, float]:

@@ -60,12 +60,15 @@ class UpdateRule(NamedTuple):
       coordinates_last: of a coordinatewise rule, `transform` for one vector of parameters `[P]`
         with a state that has the coordinates on its last axis, `[features, P]`, where that is
         faster than `transform` vmapped over single numbers; they compute the same.
+      knobs: what a user sets beside θ, pairs (name, default): numbers or optax schedules that
+        `transform` takes as keyword arguments, such as `learning_rate`.
     """
 
     init: Callable[[Key], Theta]
-    transform: Callable[[Theta], optax.GradientTransformationExtraArgs]
+    transform: Callable[..., optax.GradientTransformationExtraArgs]
     coordinatewise: bool = False
     coordinates_last: Callable[[Theta], optax.GradientTransformationExtraArgs] | None = None
+    knobs: tuple[tuple[str, Any], ...] = ()
 
 
 class InnerState(NamedTuple):

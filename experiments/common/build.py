@@ -9,9 +9,10 @@ from typing import Any
 import jax
 import optax
 
+from experiments.common.corpus import documentation_model
 from experiments.common.lookup import find, find_file, run_theirs
 from learned_opt import tasks, update_rules
-from learned_opt.meta_training import Imitation, TruncatedBPTT
+from learned_opt.meta_training import NRES, PES, FullES, Imitation, TruncatedBPTT, TruncatedES
 from learned_opt.pretrained import load_pretrained, load_rule_file, pretrained_names
 from learned_opt.theta_files import load_metadata, load_theta
 from learned_opt.types import Estimator, Task, Theta, UpdateRule
@@ -21,6 +22,11 @@ TASKS: dict[str, Callable[..., Task]] = {
     "image_classifier": tasks.image_classifier,
     "surface": tasks.Surface,
     "language_model": tasks.language_model,
+    "documentation": documentation_model,
+    "perceptron_family": tasks.perceptron_family,
+    "rescaled": lambda task, decades=1.0, per="tensor", data_dir=None: tasks.Rescaled(
+        make_task(task, data_dir), decades, per
+    ),
 }
 
 HAND_DESIGNED: dict[str, Callable[..., UpdateRule]] = {
@@ -48,6 +54,7 @@ HIERARCHY: dict[str, Callable[..., UpdateRule]] = {
 
 LEARNED: dict[str, Callable[..., UpdateRule]] = {
     "celo2": update_rules.celo2,
+    "learned_muon": update_rules.learned_muon,
     "lstm": update_rules.lstm,
     "rnnprop": update_rules.rnnprop,
 }
@@ -55,6 +62,10 @@ LEARNED: dict[str, Callable[..., UpdateRule]] = {
 ESTIMATORS: dict[str, Callable[..., Estimator]] = {
     "imitation": Imitation,
     "truncated_bptt": TruncatedBPTT,
+    "full_es": FullES,
+    "truncated_es": TruncatedES,
+    "pes": PES,
+    "nres": NRES,
 }
 
 
@@ -179,8 +190,8 @@ def _scaled(rule: UpdateRule, name: str, text: str) -> UpdateRule:
     if not 0 < factor < math.inf:
         raise ValueError(f"rule {name!r}: the factor after @ must be a positive number")
 
-    def transform(theta: Theta) -> optax.GradientTransformationExtraArgs:
-        return optax.chain(rule.transform(theta), optax.scale(factor))
+    def transform(theta: Theta, **knobs: Any) -> optax.GradientTransformationExtraArgs:
+        return optax.chain(rule.transform(theta, **knobs), optax.scale(factor))
 
     return rule._replace(transform=transform, coordinates_last=None)
 

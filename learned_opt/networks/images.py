@@ -13,6 +13,21 @@ from flax import nnx
 from learned_opt.networks.convolution import Conv
 
 
+class BatchNorm(nnx.Module):
+    """Batch normalization by the statistics of the batch at hand, at evaluation too."""
+
+    def __init__(self, num_features: int):
+        """Starts from scale 1 and bias 0."""
+        self.scale = nnx.Param(jnp.ones(num_features, jnp.float32))
+        self.bias = nnx.Param(jnp.zeros(num_features, jnp.float32))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Normalizes over all axes but the last."""
+        axes = tuple(range(x.ndim - 1))
+        mean, variance = x.mean(axes), x.var(axes)
+        return (x - mean) * jax.lax.rsqrt(variance + 1e-5) * self.scale[...] + self.bias[...]
+
+
 class SmallCNN(nnx.Module):
     """Two 3×3 convolutions of stride 2 with ReLU, and a linear layer."""
 
@@ -28,6 +43,24 @@ class SmallCNN(nnx.Module):
         """Maps images to logits `[batch, num_classes]`."""
         x = jax.nn.relu(self.conv_1(jax.nn.relu(self.conv_0(x))))
         return self.output(x.reshape(len(x), -1))
+
+
+class TinyCNN(nnx.Module):
+    """Two 3×3 convolutions of stride 2 with batch norm and ReLU, their mean, and a linear layer."""
+
+    def __init__(self, image_shape: Sequence[int], num_classes: int, *, rngs: nnx.Rngs):
+        """Makes 8 and 16 channels."""
+        self.conv_0 = Conv(image_shape[-1], 8, 3, stride=2, rngs=rngs)
+        self.norm_0 = BatchNorm(8)
+        self.conv_1 = Conv(8, 16, 3, stride=2, rngs=rngs)
+        self.norm_1 = BatchNorm(16)
+        self.output = nnx.Linear(16, num_classes, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Maps images to logits `[batch, num_classes]`."""
+        x = jax.nn.relu(self.norm_0(self.conv_0(x)))
+        x = jax.nn.relu(self.norm_1(self.conv_1(x)))
+        return self.output(x.mean(axis=(1, 2)))
 
 
 class AllCNNC(nnx.Module):
@@ -61,21 +94,6 @@ class AllCNNC(nnx.Module):
         for conv in self.convs.values():
             x = jax.nn.relu(conv(x))
         return x.mean(axis=(1, 2))
-
-
-class BatchNorm(nnx.Module):
-    """Batch normalization by the statistics of the batch at hand, at evaluation too."""
-
-    def __init__(self, num_features: int):
-        """Starts from scale 1 and bias 0."""
-        self.scale = nnx.Param(jnp.ones(num_features, jnp.float32))
-        self.bias = nnx.Param(jnp.zeros(num_features, jnp.float32))
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Normalizes over all axes but the last."""
-        axes = tuple(range(x.ndim - 1))
-        mean, variance = x.mean(axes), x.var(axes)
-        return (x - mean) * jax.lax.rsqrt(variance + 1e-5) * self.scale[...] + self.bias[...]
 
 
 class ResidualBlock(nnx.Module):
@@ -145,6 +163,7 @@ class ResNet20(nnx.Module):
 
 IMAGE_NETWORKS: dict[str, Callable[..., nnx.Module]] = {
     "small_cnn": SmallCNN,
+    "tiny_cnn": TinyCNN,
     "all_cnn_c": AllCNNC,
     "resnet_20": ResNet20,
 }

@@ -17,16 +17,16 @@ import optax
 
 from learned_opt.theta_files import load_metadata, load_theta
 from learned_opt.types import Params, Theta, UpdateRule
-from learned_opt.update_rules import celo2, lstm, rnnprop
+from learned_opt.update_rules import celo2, learned_muon, lstm, rnnprop
 from learned_opt.update_rules.celo2 import is_published, theta_from_published
 
 _FOLDER = Path(__file__).parent
 _RULES: dict[str, Callable[..., UpdateRule]] = {
     "celo2": celo2,
+    "learned_muon": learned_muon,
     "lstm": lstm,
     "rnnprop": rnnprop,
 }
-_WITH_A_RATE = ("celo2",)  # rules with a learning rate and a weight decay of their own
 
 
 def pretrained(
@@ -39,12 +39,14 @@ def pretrained(
 
     .. math:: p_{t+1} = p_t + \eta_t\, (u_t - \lambda\, p_t)
 
-    with the rule's own update u. It needs no learning rate η, but far from what it was trained on
-    η = 0.1 is worth a try. Read `pretrained_card(name)` for what that was and where it fails.
+    with the rule's own update u. The LSTM rules need no learning rate η, but far from what they
+    were trained on η = 0.1 is worth a try; 'general' has one, .03 by default, and gains from a
+    schedule that brings it down to zero. Read `pretrained_card(name)` for what that was and where
+    it fails.
 
     Args:
       name: one of `pretrained_names()`.
-      learning_rate: η, a factor on the rule's own step or an optax schedule of it; None is 1.
+      learning_rate: η, a number or an optax schedule; None is the rule's own, 1 for LSTM rules.
       weight_decay: λ, decoupled as in AdamW. With it `update` needs the parameters, and all of
         them move, those without a gradient too.
 
@@ -65,8 +67,7 @@ def pretrained(
       >>> optax.apply_updates(params, updates)['w'].shape
       (3, 2)
     """
-    settings, path = pretrained_card(name)["rule"], _FOLDER / f"{name}.npz"
-    return _optimizer(settings, path, learning_rate, weight_decay)
+    return _ready(*load_pretrained(name), learning_rate, weight_decay)
 
 
 def load(
@@ -90,7 +91,7 @@ def load(
       ValueError: the file is damaged or does not name a rule of the library, or θ is not one of
         it; for the numbers see `pretrained`.
     """
-    return _optimizer(_settings_in(path), path, learning_rate, weight_decay)
+    return _ready(*load_rule_file(path), learning_rate, weight_decay)
 
 
 def load_rule_file(path: str | os.PathLike) -> tuple[UpdateRule, Theta]:
@@ -199,26 +200,22 @@ def _with_theta(settings: Mapping[str, Any], path: str | os.PathLike) -> tuple[U
     return rule, load_theta(path, like=jax.eval_shape(rule.init, jax.random.key(0)))
 
 
-def _optimizer(
-    settings: Mapping[str, Any],
-    path: str | os.PathLike,
+def _ready(
+    rule: UpdateRule,
+    theta: Theta,
     learning_rate: float | optax.Schedule | None,
     weight_decay: float,
 ) -> optax.GradientTransformationExtraArgs:
-    """The optimizer of a file: η (u − λ p), by the rule itself where it has η and λ."""
+    """The rule with its knobs set; η (u − λ p) in place of its update u where it has none."""
     if not callable(learning_rate):
         _check_number("learning_rate", 1.0 if learning_rate is None else learning_rate)
     _check_number("weight_decay", weight_decay)
-    decays = isinstance(weight_decay, jax.core.Tracer) or weight_decay != 0
-    if settings["name"] in _WITH_A_RATE:
-        given = {} if learning_rate is None else {"learning_rate": learning_rate}
-        settings = {**settings, **given} | ({"weight_decay": weight_decay} if decays else {})
-    rule, theta = _with_theta(settings, path)
+    if "learning_rate" in dict(rule.knobs):
+        rate = {} if learning_rate is None else {"learning_rate": learning_rate}
+        return rule.transform(theta, weight_decay=weight_decay, **rate)
     tx = rule.transform(theta)
-    if settings["name"] in _WITH_A_RATE:
-        return tx
     parts: list[optax.GradientTransformation] = [tx]
-    if decays:
+    if isinstance(weight_decay, jax.core.Tracer) or weight_decay != 0:
         parts.append(optax.stateless(lambda updates, params: _decay(updates, params, weight_decay)))
     if learning_rate is not None:
         parts.append(optax.scale_by_learning_rate(learning_rate, flip_sign=False))

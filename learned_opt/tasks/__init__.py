@@ -2,9 +2,11 @@
 
 from learned_opt.tasks.classifier import Classifier, image_classifier
 from learned_opt.tasks.convex_term import WithConvexTerm
+from learned_opt.tasks.families import PerceptronFamily, perceptron_family
 from learned_opt.tasks.flax_model import FlaxTask, from_flax
 from learned_opt.tasks.language_model import LanguageModel, language_model
 from learned_opt.tasks.quadratic import Quadratic
+from learned_opt.tasks.rescaled import Rescaled
 from learned_opt.tasks.surfaces import SURFACES, Surface
 
 __all__ = [
@@ -12,10 +14,13 @@ __all__ = [
     "Classifier",
     "FlaxTask",
     "LanguageModel",
+    "PerceptronFamily",
     "Quadratic",
+    "Rescaled",
     "Surface",
     "WithConvexTerm",
     "from_flax",
     "image_classifier",
     "language_model",
+    "perceptron_family",
 ]

@@ -21,7 +21,7 @@ from learned_opt.tasks.checks import (
 )
 from learned_opt.types import Key, Metrics, Params, Scalar
 
-NETWORKS = ("mlp", "small_cnn", "all_cnn_c", "resnet_20")
+NETWORKS = ("mlp", "small_cnn", "tiny_cnn", "all_cnn_c", "resnet_20")
 _EVALUATION_BATCH = 1000  # examples in memory, and in one batch norm, while a split is evaluated
 
 
@@ -75,9 +75,10 @@ class Classifier:
           num_classes: the number of classes.
           network: `"mlp"` (a multilayer perceptron, the optimizee of the paper's MNIST
             experiments); for images `[n, height, width, channels]` also `"small_cnn"` (two strided
-            convolutions), `"all_cnn_c"` (Springenberg et al., 2015) or `"resnet_20"` (He et al.,
-            2016); or your own: a function `make(image_shape, num_classes, rngs)` that returns a
-            Flax NNX module from images `[batch, …]` to logits, with no state but parameters.
+            convolutions), `"tiny_cnn"` (narrower, with batch norm), `"all_cnn_c"` (Springenberg et
+            al., 2015) or `"resnet_20"` (He et al., 2016); or your own: a function
+            `make(image_shape, num_classes, rngs)` that returns a Flax NNX module from images
+            `[batch, …]` to logits, with no state but parameters.
           hidden_sizes: of `"mlp"`, the widths of the hidden layers, by default `(20,)`; `()` is
             softmax regression.
           activation: of `"mlp"`, `"sigmoid"` (the default), `"tanh"`, `"relu"`, `"gelu"`, `"elu"`
@@ -241,12 +242,13 @@ def image_classifier(
     batch_size: int = 128,
     data_dir: str | os.PathLike[str] | None = None,
     valid_size: int | None = None,
+    side: int | None = None,
 ) -> Classifier:
     """Makes a `Classifier` on a data set given by name.
 
     Args:
       dataset: `"digits"`, `"mnist"`, `"fashion_mnist"` or `"cifar10"`.
-      network: `"mlp"`, `"small_cnn"`, `"all_cnn_c"`, `"resnet_20"` or your own, see
+      network: `"mlp"`, `"small_cnn"`, `"tiny_cnn"`, `"all_cnn_c"`, `"resnet_20"` or your own, see
         `Classifier.from_arrays`.
       hidden_sizes: of `"mlp"`, the widths of the hidden layers, by default `(20,)`; `()` is softmax
         regression.
@@ -257,6 +259,8 @@ def image_classifier(
       data_dir: the folder of TFDS data sets; by default `TFDS_DATA_DIR`.
       valid_size: the number of examples cut from the training data for validation; by default
         5,000, and 360 of digits.
+      side: pixels of a side that images are averaged down to, in grey; by default they stay as
+        they are.
 
     Returns:
       The task, with its data on the default device.
@@ -275,6 +279,8 @@ def image_classifier(
       ['accuracy', 'loss']
     """
     data = datasets.load_dataset(dataset, data_dir, valid_size=valid_size)
+    if side is not None:
+        data = datasets.averaged_down(data, side)
     return Classifier.from_arrays(
         data.splits,
         num_classes=data.num_classes,

@@ -83,6 +83,29 @@ def load_dataset(
     return Dataset({"train": train, "valid": valid, "test": test}, num_classes=10, max_pixel=255)
 
 
+def averaged_down(data: Dataset, side: int) -> Dataset:
+    """A data set's images in grey, padded with black to a multiple of `side` and averaged to it.
+
+    Returns:
+      The data set, with float32 images `[n, side, side, 1]` from 0 to 1.
+
+    Raises:
+      ValueError: `side` is no positive number, or larger than the images.
+    """
+    height = data.splits["train"].images.shape[1]
+    if not 1 <= side <= height:
+        raise ValueError(f"side must be from 1 to {height}, that of the images, got {side}")
+    pad = -height % side
+    border = (pad // 2, pad - pad // 2)
+    splits = {}
+    for split, (images, labels) in data.splits.items():
+        grey = np.pad(images.mean(axis=-1, dtype=np.float32), ((0, 0), border, border))
+        size = grey.shape[1] // side
+        small = grey.reshape(len(grey), side, size, side, size).mean(axis=(2, 4)) / data.max_pixel
+        splits[split] = Split(small[..., np.newaxis], labels)
+    return Dataset(splits, data.num_classes, max_pixel=1)
+
+
 def prepare_dataset(name: str, data_dir: str | os.PathLike[str] | None = None) -> pathlib.Path:
     """Downloads a data set through TFDS, unless it is there, and writes it as array_record files.
 

@@ -15,12 +15,14 @@ from learned_opt.update_rules.hand_designed import (
     rmsprop,
     sgd,
 )
+from learned_opt.update_rules.learned_muon import LearnedMuonState, learned_muon
 from learned_opt.update_rules.lstm import LSTMState, lstm
 from learned_opt.update_rules.rnnprop import RNNpropState, rnnprop
 
 __all__ = [
     "Celo2State",
     "LSTMState",
+    "LearnedMuonState",
     "RNNpropState",
     "adadelta",
     "adagrad",
@@ -28,6 +30,7 @@ __all__ = [
     "adamw",
     "celo2",
     "hierarchy",
+    "learned_muon",
     "lstm",
     "momentum",
     "muon",

@@ -96,7 +96,8 @@ def celo2(
         itself.
 
     Returns:
-      An `UpdateRule` whose updates have the dtype of the parameters. `update` needs the parameters
+      An `UpdateRule` whose updates have the dtype of the parameters. Its knobs are `learning_rate`
+      and `weight_decay`: `rule.transform(theta, learning_rate=…)`. `update` needs the parameters
       and raises `ValueError` without them, and where the gradients' tree differs from theirs.
 
     Raises:
@@ -119,6 +120,8 @@ def celo2(
     for name, value in (("learning_rate", learning_rate), ("weight_decay", weight_decay)):
         if isinstance(value, int | float) and not 0 <= value < math.inf:
             raise ValueError(f"{name} must be a finite number, at least 0, got {value}")
+    default_rate, default_decay = learning_rate, weight_decay
+    knobs = (("learning_rate", learning_rate), ("weight_decay", weight_decay))
     sizes = (sum(GROUPS), *hidden_sizes, 3)
 
     def init(key: jax.Array) -> Theta:
@@ -144,7 +147,12 @@ def celo2(
             return "adam"
         return "vector" if p.ndim < 2 else "matrix"
 
-    def transform(theta: Theta) -> optax.GradientTransformationExtraArgs:
+    def transform(
+        theta: Theta,
+        *,
+        learning_rate: float | optax.Schedule = default_rate,
+        weight_decay: float = default_decay,
+    ) -> optax.GradientTransformationExtraArgs:
         checks.check_theta(theta, theta_shapes, rule="celo2")
         layers = [theta[f"layer_{n}"] for n in range(len(sizes) - 1)]
 
@@ -205,7 +213,7 @@ def celo2(
 
         return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
-    return UpdateRule(init, transform)
+    return UpdateRule(init, transform, knobs=knobs)
 
 
 def theta_from_published(path: str | os.PathLike) -> Theta:

@@ -41,7 +41,7 @@ def scaled_by_fan_in(rule: UpdateRule, fan_in: int) -> UpdateRule:
         del params
         return jax.tree.map(scale, updates)
 
-    def transform(theta: Theta) -> optax.GradientTransformationExtraArgs:
-        return optax.chain(rule.transform(theta), optax.stateless(scaled))
+    def transform(theta: Theta, **knobs: Any) -> optax.GradientTransformationExtraArgs:
+        return optax.chain(rule.transform(theta, **knobs), optax.stateless(scaled))
 
-    return UpdateRule(rule.init, transform)
+    return UpdateRule(rule.init, transform, knobs=rule.knobs)

@@ -11,9 +11,13 @@ import pytest
 
 from learned_opt.checkpoints import Checkpointer
 from learned_opt.meta_training import (
+    NRES,
+    PES,
+    FullES,
     Imitation,
     Mixture,
     TruncatedBPTT,
+    TruncatedES,
     init_state,
     meta_step,
     train,
@@ -64,6 +68,12 @@ ESTIMATORS = {
         task=Quadratic(3), rule=RULE, teacher_rate=0.1, num_tasks=4, unroll_length=5, horizon=20
     ),
     "smallest": Smallest(Quadratic(3)),
+    **{
+        kind.__name__: kind(
+            task=Quadratic(3), rule=RULE, num_tasks=4, unroll_length=5, horizon=5, sigma=0.1
+        )
+        for kind in (FullES, NRES, PES, TruncatedES)
+    },
 }
 every_estimator = pytest.mark.parametrize("name", ESTIMATORS)
 

@@ -9,44 +9,17 @@ import optax
 import pytest
 from flax import nnx
 from flax.training.train_state import TrainState
-from jax.sharding import AxisType, NamedSharding
-from jax.sharding import PartitionSpec as P
 
-from learned_opt.update_rules import hand_designed, hierarchy
-from learned_opt.update_rules.celo2 import celo2
-from learned_opt.update_rules.lstm import lstm
-from learned_opt.update_rules.rnnprop import rnnprop
-
-RULES = {
-    "sgd": hand_designed.sgd(),
-    "momentum": hand_designed.momentum(),
-    "nesterov": hand_designed.nesterov(),
-    "adagrad": hand_designed.adagrad(),
-    "adadelta": hand_designed.adadelta(),
-    "rmsprop": hand_designed.rmsprop(),
-    "adam": hand_designed.adam(),
-    "nadam": hand_designed.nadam(),
-    "adamw": hand_designed.adamw(),
-    "muon": hand_designed.muon(),
-    **{
-        f"hierarchy.{name}": getattr(hierarchy, name)(decay_factor=0.5)
-        for name in (
-            "sgd",
-            "momentum",
-            "nesterov",
-            "adagrad",
-            "adadelta",
-            "rmsprop",
-            "adam",
-            "nadam",
-        )
-    },
-    "lstm": lstm((4, 3)),
-    "lstm_raw": lstm((4,), preprocess=None),
-    "rnnprop": rnnprop((4, 3), input_size=3),
-    "celo2": celo2(),
-    "celo2_base": celo2(orthogonalize=False, vectors="rule"),
-}
+from tests.update_rules.rules import (
+    RULES,
+    assert_equal,
+    assert_same_types,
+    every_rule,
+    make_grads,
+    make_params,
+    make_theta,
+    make_tx,
+)
 
 # The rules that take complex parameters, and what of optax they must agree with.
 COMPLEX = {
@@ -59,57 +32,6 @@ COMPLEX = {
     "nadam": optax.nadam,
     "adamw": optax.adamw,
 }
-
-# Rules of the hierarchy are alike: RMSProp and NAdam stand for the others in the fast tests.
-FAST = ("hierarchy.rmsprop", "hierarchy.nadam")
-SLOW = [n for n in RULES if n.startswith("hierarchy.") and n not in FAST] + ["celo2_base"]
-every_rule = pytest.mark.parametrize(
-    "name",
-    [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in RULES],
-)
-
-
-def make_theta(name, seed=0):
-    """θ of a rule, moved off its start so that a learned rule moves the parameters."""
-    theta = RULES[name].init(jax.random.key(seed))
-    if not name.startswith(("lstm", "rnnprop")):
-        return theta
-    leaves, treedef = jax.tree.flatten(theta)
-    keys = jax.random.split(jax.random.key(seed + 1), len(leaves))
-    return treedef.unflatten(
-        [x + 0.3 * jax.random.normal(k, x.shape) for x, k in zip(leaves, keys, strict=True)]
-    )
-
-
-def make_tx(name, *, jit=True):
-    """The rule's transformation, compiled as a whole where the test does not compile it."""
-    tx = RULES[name].transform(make_theta(name))
-    return tx._replace(update=jax.jit(tx.update)) if jit else tx
-
-
-def make_params(dtype=jnp.float32):
-    """Nested parameters with a matrix, a scalar, an empty matrix and a None."""
-    w = jnp.linspace(-1.0, 1.0, 6).reshape(2, 3)
-    params = {
-        "layer": [{"w": w}, (w.sum(0), None)],
-        "scalar": jnp.array(0.5),
-        "empty": jnp.zeros((0, 3)),
-    }
-    return jax.tree.map(lambda p: p.astype(dtype), params)
-
-
-def make_grads(params):
-    return jax.tree.map(lambda p: (jnp.cos(3 * p) - 0.2).astype(p.dtype), params)
-
-
-def assert_equal(a, b):
-    chex.assert_trees_all_close(a, b, rtol=2e-5, atol=1e-6)
-
-
-def assert_same_types(a, b):
-    """Same structure, shapes, dtypes and weak types."""
-    assert jax.tree.structure(a) == jax.tree.structure(b)
-    assert jax.tree.map(jax.typeof, a) == jax.tree.map(jax.typeof, b)
 
 
 @every_rule
@@ -410,112 +332,6 @@ def test_map_params_finds_the_state(name):
     else:
         assert sizes["params"] % num_params == 0
         assert (sizes["params"] == 0) == (name in ("sgd", "hierarchy.sgd"))
-
-
-@every_rule
-@pytest.mark.parametrize("axis_type", ["Auto", "Explicit"])
-def test_sharded_parameters_give_the_one_device_result(name, axis_type):
-    if name == "muon" and axis_type == "Explicit":
-        pytest.skip("optax's matrix products leave their output sharding to the compiler")
-    mesh = jax.make_mesh(
-        (4,), ("shards",), (getattr(AxisType, axis_type),), devices=jax.devices()[:4]
-    )
-    tx = make_tx(name, jit=False)
-    params = {"w": jnp.linspace(-1, 1, 24).reshape(8, 3), "b": jnp.linspace(0, 1, 4)}
-    grads, state = make_grads(params), tx.init(params)
-    expected = jax.jit(tx.update)(grads, state, params)
-
-    def shard(x, param):
-        spec = P("shards") if x.shape[:1] == param.shape[:1] else P()  # Celo2 keeps averages too
-        return jax.device_put(x, NamedSharding(mesh, spec))
-
-    state = jax.device_put(state, NamedSharding(mesh, P()))
-    if name == "muon":  # its states are masked, each leaf shaped like its parameter
-        state = optax.tree.map_params(tx, lambda s: shard(s, s), state)
-    else:
-        state = optax.tree.map_params(tx, shard, state, params)
-    grads, params = jax.tree.map(shard, grads, params), jax.tree.map(shard, params, params)
-    update = jax.jit(tx.update).lower(grads, state, params).compile()
-    updates, new_state = update(grads, state, params)
-    assert_equal((updates, new_state), expected)
-    if RULES[name].coordinatewise:
-        for collective in ("all-gather", "all-reduce", "all-to-all", "collective-permute"):
-            assert collective not in update.as_text()
-        assert updates["w"].sharding.is_equivalent_to(params["w"].sharding, 2)
-
-
-def _boxed(kind, mesh):
-    """Parameters whose first axis is named 'shards' by Flax, and how to see their specs."""
-    if kind == "linen":
-        init = nn.with_partitioning(nn.initializers.ones, ("shards", None))
-        params = nn.Dense(3, kernel_init=init).init(jax.random.key(0), jnp.ones((1, 8)))
-        return params, nn.get_partition_spec
-    with jax.set_mesh(mesh):
-        init = nnx.with_partitioning(nnx.initializers.ones_init(), ("shards", None))
-        return nnx.state(nnx.Linear(8, 3, kernel_init=init, rngs=nnx.Rngs(0))), (
-            nnx.get_partition_spec
-        )
-
-
-def _named(tree, specs):
-    """The size of the axis that is named, for every leaf with a named axis."""
-    found = jax.tree.leaves(specs(tree), is_leaf=lambda x: isinstance(x, P))
-    leaves = jax.tree.leaves(tree)
-    assert len(found) == len(leaves)
-    return {
-        leaf.shape[list(spec).index("shards")]
-        for leaf, spec in zip(leaves, found, strict=True)
-        if spec and "shards" in spec
-    }
-
-
-def _axes(x):
-    """What the axes of a matrix are sharded along; features on further axes are not."""
-    if not isinstance(x.sharding, NamedSharding):
-        return None
-    spec = (*x.sharding.spec, None, None)
-    assert not any(spec[2:])
-    return spec[:2]
-
-
-@pytest.mark.parametrize("name", ["lstm", "hierarchy.nadam", "adam"])
-@pytest.mark.parametrize("axis_type", ["Auto", "Explicit"])
-def test_state_is_sharded_as_that_of_adam(name, axis_type):
-    mesh = jax.make_mesh((8,), ("shards",), (getattr(AxisType, axis_type),))
-    tx, adam = make_tx(name, jit=False), optax.adam(0.1)
-    put = lambda x, *spec: jax.device_put(x, NamedSharding(mesh, P(*spec)))  # noqa: E731
-    with jax.set_mesh(mesh):
-        params = {
-            "first": put(jnp.ones((8, 3)), "shards"),
-            "last": put(jnp.ones((2, 16)), None, "shards"),
-        }
-        for init in (lambda tx: tx.init(params), lambda tx: jax.jit(tx.init)(params)):
-            state, wanted = init(tx), optax.tree.get(init(adam), "mu")
-            for key, like in wanted.items():
-                found = [
-                    leaf
-                    for path, leaf in jax.tree.leaves_with_path(state)
-                    if key in jax.tree_util.keystr(path)
-                ]
-                assert found and {_axes(leaf) for leaf in found} == {_axes(like)}
-        state = tx.init(params)
-        updates, new_state = jax.jit(tx.update)(params, state, params)
-        for k, u in updates.items():
-            assert u.sharding.is_equivalent_to(params[k].sharding, 2)
-        assert_same_types(new_state, state)
-
-
-@pytest.mark.parametrize("name", ["lstm", "hierarchy.nadam", "adam"])
-@pytest.mark.parametrize("kind", ["linen", "nnx"])
-def test_names_of_axes_carry_over_to_the_state(name, kind):
-    mesh = jax.make_mesh((8,), ("shards",), (AxisType.Auto,))
-    params, specs = _boxed(kind, mesh)
-    tx, adam = make_tx(name, jit=False), optax.adam(0.1)
-    with jax.set_mesh(mesh):
-        state, wanted = (jax.eval_shape(t.init, params) for t in (tx, adam))
-        assert _named(state, specs) == _named(wanted, specs) == {8}
-        updates, _ = tx.update(params, tx.init(params), params)
-    assert jax.tree.structure(updates) == jax.tree.structure(params)
 
 
 @pytest.mark.parametrize("name", [name for name, rule in RULES.items() if rule.coordinatewise])
