@@ -23,6 +23,7 @@ from ml_collections import ConfigDict
 
 from experiments.common.build import make_estimator, make_rule, make_task
 from experiments.common.launch import check_fields, check_positive, launch, start_devices
+from experiments.common.lookup import find_file
 from experiments.common.meta_config import DEFAULTS
 from experiments.common.probe import make_probe
 from experiments.common.progress import Progress
@@ -37,7 +38,7 @@ from learned_opt.meta_training import (
     train,
 )
 from learned_opt.metrics import MetricsWriter, read_metrics
-from learned_opt.theta_files import save_theta
+from learned_opt.theta_files import load_theta, save_theta
 from learned_opt.types import Estimator, Task, Theta, UpdateRule
 
 IN_STAGES = (  # what a curriculum can change; a learning rate starts afresh from the best θ
@@ -63,6 +64,11 @@ def main(config: ConfigDict, workdir: Path, data_dir: str | None) -> None:
     workdir = open_workdir(workdir, config, part=jax.process_index(), parts=jax.process_count())
     _, meta_optimizer, estimator = stages[0]
     state = init_state(estimator, meta_optimizer, rule, jax.random.key(config.seed))
+    if config.start_from:
+        theta = load_theta(find_file(config.start_from), like=state.meta.theta)
+        state = restart_from_best(
+            meta_optimizer, state._replace(best=state.best._replace(theta=theta))
+        )
     checkpointer = Checkpointer(workdir / "checkpoints")
     restored = checkpointer.restore_latest(state)
     start, state = restored if restored else (0, state)
@@ -225,6 +231,7 @@ _OF_ESTIMATORS = (  # fields that an estimator, also of a part of a mixture, is 
     "block_size",
     "replay_fraction",
     "weight_power",
+    "segment_loss",
     "meta_loss",
 )
 

@@ -14,6 +14,7 @@ from learned_opt.tasks import (
     LanguageModel,
     Quadratic,
     Surface,
+    WithConvexTerm,
     from_flax,
     image_classifier,
 )
@@ -69,6 +70,7 @@ TASKS = {
     "image_classifier_digits": image_classifier,
     "image_classifier_arrays": _from_arrays,
     "surface": Surface,
+    "convex_term": lambda: WithConvexTerm(_from_arrays(), num_dims=4),
     "small_cnn_digits": lambda: image_classifier(network="small_cnn"),
     "all_cnn_c": lambda: _conv_net("all_cnn_c"),
     "resnet_20": lambda: _conv_net("resnet_20"),
