@@ -112,8 +112,8 @@ def guard(
     fallback: optax.GradientTransformation | None = None,
     *,
     max_ratio: float = 1000.0,
-    hold: int = 40,
-    duel: int = 20,
+    hold: int = 100,
+    duel: int = 50,
     restore: bool = True,
 ) -> optax.GradientTransformationExtraArgs:
     """TODO."""
@@ -242,10 +242,15 @@ def _observe(m: Monitor, loss: Scalar) -> tuple[Monitor, Scalar, Scalar]:
     )
     fast = seen.fast / (1 - _FAST ** (count + 1))
     slow = seen.slow / (1 - _SLOW ** (count + 1))
-    noise = seen.noise / (1 - _SLOW ** jnp.maximum(count, 1))
+    noise = _noise(seen)
     rises = fast > slow + _RISE * (slow - m.best) + _NOISE * noise + _ROUNDING * jnp.abs(slow)
     lowest = (count == 0) | (fast < m.best)
     return seen._replace(best=jnp.where(lowest, fast, m.best)), (count > 1) & rises, lowest
+
+
+def _noise(m: Monitor) -> Scalar:
+    """The mean absolute difference of successive losses."""
+    return m.noise / (1 - _SLOW ** jnp.clip(m.count - 1, 1, 2**20).astype(jnp.float32))
 
 
 def _decide(
@@ -275,7 +280,8 @@ def _decide(
 
     due = finite & (c.left <= 0) & ~tripped & ~again
     swap = due & trial & facts.exact if dueling else no
-    won = due & reply & (c.rival <= level) if dueling else no
+    margin = _noise(monitor) * jnp.sqrt(length.astype(jnp.float32))  # of a sum of n/2 differences
+    won = due & reply & (c.rival + margin < level) if dueling else no
     trips["worse"] = (due & ((trial & ~facts.exact) | (reply & ~won))) if dueling else no
     forfeit = trips["worse"] & trial
     start = due & ((falling | ruling) if dueling else (falling | reply))
@@ -308,7 +314,9 @@ def _decide(
     control = Control(
         phase=turn.astype(jnp.int32),
         left=jnp.maximum(left, 0).astype(jnp.int32),
-        hold=jnp.where(ended, jnp.minimum(2 * c.hold, _MAX_HOLD), c.hold).astype(jnp.int32),
+        hold=jnp.where(
+            ended, jnp.minimum(jnp.where(tripped, 4, 2) * c.hold, _MAX_HOLD), c.hold
+        ).astype(jnp.int32),
         bad=bad.astype(jnp.int32),
         restoring=jnp.where(
             restore & ~facts.exact & (c.restoring < _TRIES - 1), c.restoring + 1, 0
