@@ -118,7 +118,9 @@ def guard(
 ) -> optax.GradientTransformationExtraArgs:
     """TODO."""
     for name, value in (("tx", tx), ("fallback", fallback)):
-        if not (callable(getattr(value, "init", None)) and callable(getattr(value, "update", None))):
+        if not (
+            callable(getattr(value, "init", None)) and callable(getattr(value, "update", None))
+        ):
             if name == "tx" or value is not None:
                 raise TypeError(
                     f"{name} must be an optax transformation, got {value!r}; write for example "
@@ -186,7 +188,9 @@ def guard(
         if params is not None:  # p + u may overflow where neither is infinite
             new_updates = jax.tree.map(_finite_sum, params, new_updates)
         else:
-            new_updates = jax.tree.map(lambda u: jnp.where(jnp.isfinite(u), u, jnp.zeros_like(u)), new_updates)
+            new_updates = jax.tree.map(
+                lambda u: jnp.where(jnp.isfinite(u), u, jnp.zeros_like(u)), new_updates
+            )
         counts = _count(state.counts, act)
         return new_updates, GuardState(
             rule_state, fallback_state, snapshot, monitor, control, counts
@@ -286,7 +290,7 @@ def _decide(
     forfeit = trips["worse"] & trial
     start = due & ((falling | ruling) if dueling else (falling | reply))
     save = swap | start | (ruling & lowest & finite & ~tripped & ~again)
-    restore = again | (((tripped | forfeit | swap | won)) if can_restore else no)
+    restore = again | ((tripped | forfeit | swap | won) if can_restore else no)
 
     proposes = ((trial | ruling) & ~due | start) & ~tripped & ~restore & finite
     if not dueling:
@@ -305,12 +309,14 @@ def _decide(
         tripped,
         _FALLBACK,
         jnp.where(
-            swap, _REPLY, jnp.where(won, _RULE, jnp.where(start, _TRIAL if dueling else _RULE, c.phase))
+            swap,
+            _REPLY,
+            jnp.where(won, _RULE, jnp.where(start, _TRIAL if dueling else _RULE, c.phase)),
         ),
     )
-    left = jnp.where(
-        ended, c.hold, jnp.where(swap | start, length, c.left)
-    ) - (use_rule | use_fallback)
+    left = jnp.where(ended, c.hold, jnp.where(swap | start, length, c.left)) - (
+        use_rule | use_fallback
+    )
     control = Control(
         phase=turn.astype(jnp.int32),
         left=jnp.maximum(left, 0).astype(jnp.int32),
@@ -324,9 +330,7 @@ def _decide(
         level=jnp.where(swap | start, 0, level),
         rival=jnp.where(swap, level, c.rival),
     )
-    return control, monitor, _Act(
-        use_rule, use_fallback, restore, save, ~reply & ~restore, trips
-    )
+    return control, monitor, _Act(use_rule, use_fallback, restore, save, ~reply & ~restore, trips)
 
 
 def _count(counts: dict[str, Scalar], act: _Act) -> dict[str, Scalar]:

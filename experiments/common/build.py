@@ -22,6 +22,8 @@ TASKS: dict[str, Callable[..., Task]] = {
     "image_classifier": tasks.image_classifier,
     "surface": tasks.Surface,
     "language_model": tasks.language_model,
+    "regression": tasks.regression,
+    "autoencoder": tasks.autoencoder,
     "documentation": documentation_model,
     "perceptron_family": tasks.perceptron_family,
     "rescaled": lambda task, decades=1.0, per="tensor", data_dir=None: tasks.Rescaled(
