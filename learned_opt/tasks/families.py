@@ -98,7 +98,7 @@ class PerceptronFamily:
         """The mean loss over a whole split, of 'train' the part that is trained on.
 
         Raises:
-          ValueError: the split is none of 'train' and 'valid'.
+          ValueError: an unknown split.
         """
         inputs, targets = self._examples(instance, split, None)
         losses = self._losses(params, instance, inputs, targets)
@@ -109,7 +109,7 @@ class PerceptronFamily:
 
     def _examples(self, instance, split: str, key: Key | None):
         """Inputs and targets of a minibatch, or of the whole split without a key."""
-        datasets.check_split(split, ("train", "valid"))
+        datasets.check_split(split)
         if self.objective == "function":
             inputs, targets = instance[f"{split}_inputs"], instance[f"{split}_targets"]
             if key is not None:
@@ -145,19 +145,17 @@ class PerceptronFamily:
 
 
 def _random_function(key: Key) -> dict[str, jax.Array]:
-    """Points and values of a random perceptron, with noise, of both splits."""
+    """Points and values of a random perceptron, with noise, of every split."""
     keys = jax.random.split(key, 4)
-    inputs = jax.random.normal(keys[0], (2 * _POINTS, _DIMS))
+    inputs = jax.random.normal(keys[0], (len(datasets.SPLITS), _POINTS, _DIMS))
     first = jax.random.normal(keys[1], (_DIMS, 32)) * 2 / math.sqrt(_DIMS)
     second = jax.random.normal(keys[2], (32, 1)) / math.sqrt(16)
     values = jnp.tanh(inputs @ first) @ second
     values += _NOISE * jax.random.normal(keys[3], values.shape)
-    return {
-        "train_inputs": inputs[:_POINTS],
-        "train_targets": values[:_POINTS],
-        "valid_inputs": inputs[_POINTS:],
-        "valid_targets": values[_POINTS:],
-    }
+    points: dict[str, jax.Array] = {}
+    for split, x, y in zip(datasets.SPLITS, inputs, values, strict=True):
+        points |= {f"{split}_inputs": x, f"{split}_targets": y}
+    return points
 
 
 def perceptron_family(
@@ -206,7 +204,7 @@ def perceptron_family(
         for name in sources
     ]
     inputs, labels = {}, {}
-    for split in ("train", "valid"):
+    for split in datasets.SPLITS:
         count = min(examples, *(len(data[split].labels) for data in loaded))
         flat = [data[split].images[:count].reshape(count, -1) for data in loaded]
         inputs[split] = jnp.stack(flat)

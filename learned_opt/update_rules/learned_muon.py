@@ -1,7 +1,8 @@
 """Muon and Adam mixed by learned numbers: the general rule."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -49,6 +50,7 @@ def learned_muon(
     *,
     eps: float = 1e-12,
     stacked_axes: Callable[[str, jax.Array], int] = lambda path, param: 0,
+    start: Mapping[str, float] = MappingProxyType({}),
     without: Sequence[str] = (),
 ) -> UpdateRule:
     r"""Orthogonalized momentum and Adam's direction, mixed by learned numbers.
@@ -78,6 +80,7 @@ def learned_muon(
       eps: ε. It is below Adam's 1e-8, so that a loss in other units gives the same steps.
       stacked_axes: tells, from its path (as `"['layers']['kernel']"`) and itself, how many leading
         axes of a parameter number separate matrices, as those of layers that are scanned over.
+      start: z₀ of numbers that θ is not to start neutral, by their names in θ.
       without: what stays neutral and is left out of θ, for ablations: numbers by their names in θ,
         'time' (all z₁) or 'schedule' (all z₂).
 
@@ -86,18 +89,20 @@ def learned_muon(
       learning_rate=…)`. `update` needs the parameters.
 
     Raises:
-      ValueError: something unknown in `without`; from `update`, without the parameters; from
-        `transform`, for a θ of other names or shapes; from `init`, for a parameter of fewer axes
-        than are stacked.
+      ValueError: an unknown name in `start` or `without`; from `update`, without the parameters;
+        from `transform`, for a θ of other names or shapes; from `init`, for a parameter of fewer
+        axes than are stacked.
 
     References: Jordan et al., *Muon: an optimizer for hidden layers in neural networks*, 2024;
     Kingma and Ba, *Adam: a method for stochastic optimization*, 2015; Liang et al., *Cautious
     optimizers*, 2024.
     """
-    unknown = set(without) - {*NAMES, *_SLOPES}
+    unknown = (set(without) | set(start)) - {*NAMES, *_SLOPES}
     if unknown:
         known = ", ".join((*NAMES, *_SLOPES))
-        raise ValueError(f"unknown in without: {', '.join(sorted(unknown))}; known: {known}")
+        raise ValueError(
+            f"unknown number of learned_muon: {', '.join(sorted(unknown))}; known: {known}"
+        )
     features = (0, *(n for n, name in enumerate(_SLOPES, 1) if name not in without))
     shapes = {
         name: jax.ShapeDtypeStruct((len(features),), jnp.float32)
@@ -109,7 +114,10 @@ def learned_muon(
 
     def init(key: jax.Array) -> Theta:
         del key
-        return {name: jnp.zeros(shape.shape, jnp.float32) for name, shape in shapes.items()}
+        return {
+            name: jnp.zeros(shape.shape, jnp.float32).at[0].set(start.get(name, 0.0))
+            for name, shape in shapes.items()
+        }
 
     def num_stacked(params: Params) -> Params:
         """Leading axes of each matrix that are stacked; −1 for parameters that are no matrix."""
