@@ -288,15 +288,18 @@ class _Act(NamedTuple):
 
 
 def _first_monitor() -> Monitor:
-    zero = jnp.zeros((), jnp.float32)
-    return Monitor(zero, zero, zero, zero, zero, jnp.zeros((), jnp.int32))
+    return Monitor(*_zeros(5), jnp.zeros((), jnp.int32))
 
 
 def _first_control(settings: _Settings) -> Control:
     """The fallback's turn is over at the first step."""
     integers = (_FALLBACK, 0, settings.hold, 0, 0)
-    zero = jnp.zeros((), jnp.float32)
-    return Control(*(jnp.asarray(n, jnp.int32) for n in integers), zero, zero)
+    return Control(*(jnp.asarray(n, jnp.int32) for n in integers), *_zeros(2))
+
+
+def _zeros(count: int) -> list[Scalar]:
+    """Each an array of its own, for a state that is donated."""
+    return [jnp.zeros((), jnp.float32) for _ in range(count)]
 
 
 def _observe(m: Monitor, loss: Scalar) -> tuple[Monitor, Scalar, Scalar]:

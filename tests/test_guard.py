@@ -461,7 +461,7 @@ def test_low_precision_comes_back_to_the_snapshot():
 
 def test_buffers_may_be_donated():
     params = make_params()
-    state = jax.jit(SMALL.init)(params)
+    state = SMALL.init(params)
 
     @functools.partial(jax.jit, donate_argnums=(0, 1))
     def step(params, state):
