@@ -79,7 +79,8 @@ class Reference:
 
     def trip(self, reason):
         self.trips[reason] += 1
-        self.phase, self.left, self.hold = "fallback", self.hold, 4 * self.hold
+        self.hold *= 4
+        self.phase, self.left = "fallback", self.hold
 
     def step(self, loss, g):
         finite = math.isfinite(g)
@@ -89,13 +90,14 @@ class Reference:
         if rules and self.bad >= 3:
             reason = "gradient"
         if math.isfinite(loss):
+            _, slow, noise = self.averages()  # the past
             self.seen.append(loss)
-            fast, slow, noise = self.averages()
+            fast = self.averages()[0]
             best = self.best if self.best is not None else 0.0
             rises = fast > slow + (slow - best) + 3 * noise + 1e-6 * abs(slow)
             lowest = self.best is None or fast < self.best
             self.best = fast if lowest else self.best
-            if rules and rises and len(self.seen) > 2:
+            if rules and rises and len(self.seen) > 10:
                 reason = "rise"
         elif rules:
             reason = "loss"
@@ -121,7 +123,8 @@ class Reference:
                 return
             if self.phase == "reply":
                 if self.rival + self.averages()[2] * length**0.5 < self.level:
-                    self.phase, self.left, self.hold = "rule", self.hold, 2 * self.hold
+                    self.hold *= 2
+                    self.phase, self.left = "rule", self.hold
                     self.restore()
                     return
                 self.trip("worse")
@@ -135,7 +138,7 @@ class Reference:
         self.left -= 1
 
 
-_NUMBERS = dict(hold=6, duel=5)
+_NUMBERS = dict(hold=2, duel=5)
 _REFERENCE = guard(optax.sgd(0.02), optax.sgd(0.01, momentum=0.9), **_NUMBERS)
 
 
@@ -199,7 +202,7 @@ def test_a_run_in_which_the_rule_wins_is_the_rules_own_run_delayed():
     rule = optax.adam(0.1)
     loss = lambda p: jnp.sum((p - 3) ** 2)  # noqa: E731
     params = jnp.linspace(-1, 1, 5)
-    tx = guard(rule, optax.sgd(1e-4), hold=10, duel=4)
+    tx = guard(rule, optax.sgd(1e-4), hold=5, duel=4)
 
     def run(tx, steps):
         p, state, points = params, tx.init(params), [params]
@@ -238,7 +241,7 @@ def test_a_rule_that_diverges_leaves_the_fallbacks_run():
 
 def test_a_rule_that_does_not_move_loses_the_duel():
     task, key = Quadratic(5), jax.random.key(0)
-    tx = guard(optax.sgd(0.0), optax.adam(0.05), hold=50, duel=10)
+    tx = guard(optax.sgd(0.0), optax.adam(0.05), hold=20, duel=10)
     state, _ = unroll(tx, task, init_inner(tx, task, key), key, 300)
     report = guard_report(state.opt_state)
     assert report["trips"]["worse"] >= 1 and report["fallback_steps"] > 250
@@ -268,7 +271,7 @@ def test_noise_does_not_trip():
 def test_a_rise_trips_in_a_few_steps_in_any_unit(scale, offset):
     rng = np.random.default_rng(0)
     losses = offset + 0.2 + 2 * np.exp(-np.arange(200) / 40) + 0.05 * rng.normal(size=200)
-    losses[150:] += 0.2 * np.arange(1, 51)
+    losses[150:] += 0.5 * np.arange(1, 51)
     tx = guard(optax.sgd(1e-3), optax.adam(1e-3), duel=0)
     params = jnp.ones(3)
     state, tripped = tx.init(params), None
@@ -277,7 +280,7 @@ def test_a_rise_trips_in_a_few_steps_in_any_unit(scale, offset):
         _, state = update(params, state, params, value=jnp.float32(scale * loss))
         if tripped is None and guard_report(state)["trips"]["rise"]:
             tripped = t
-    assert 150 < tripped <= 156
+    assert 150 < tripped <= 160
 
 
 def test_a_far_larger_step_is_never_taken():
@@ -402,7 +405,7 @@ def run_steps(tx, params, steps=30):
     return jax.lax.scan(step, (params, tx.init(params)), length=steps)
 
 
-SMALL = guard(optax.sgd(1.2), optax.adam(0.01), hold=6, duel=3)
+SMALL = guard(optax.sgd(1.2), optax.adam(0.01), hold=3, duel=3)
 
 
 def test_scan_jit_and_vmap_agree():
@@ -506,14 +509,14 @@ def test_multi_steps_counts_whole_steps():
 def test_without_a_loss_or_parameters_it_guards_steps_alone():
     params = jnp.ones(3)
     for restore in (True, False):
-        tx = guard(optax.sgd(50.0), optax.sgd(1e-3), hold=2, max_ratio=1e3, restore=restore)
+        tx = guard(optax.sgd(50.0), optax.sgd(1e-3), hold=1, max_ratio=1e3, restore=restore)
         assert (tx.init(params).snapshot is None) == (not restore)
         state = tx.init(params)
-        for _ in range(4):
+        for _ in range(5):
             updates, state = tx.update(params, state)
             np.testing.assert_allclose(updates, -1e-3)
         report = guard_report(state)
-        assert report["trips"]["step"] == 2 and report["fallback_steps"] == 4
+        assert report["trips"]["step"] == 2 and report["fallback_steps"] == 5
 
 
 @pytest.mark.parametrize("axis_type", ["Auto", "Explicit"])
