@@ -20,7 +20,7 @@ from ml_collections import ConfigDict
 from rich.table import Table
 
 from experiments.common.build import load_rule, make_task
-from experiments.common.comparison import print_tables
+from experiments.common.comparison import number, print_tables
 from experiments.common.launch import check_fields, check_positive, launch
 from experiments.common.progress import Progress
 from experiments.common.workdir import open_workdir, write_json
@@ -82,8 +82,8 @@ def measure(
     found: dict[str, list[Any]] = {"final": [], "losses": [], "report": []}
     for key in jax.random.split(jax.random.key(config.seed), config.num_seeds):
         final, losses, opt_state = jax.device_get(run(task, key))
-        found["final"].append(str(final))
-        found["losses"].append([str(x) for x in losses[:: max(1, len(losses) // 50)]])
+        found["final"].append(number(float(final)))
+        found["losses"].append([number(float(x)) for x in losses[:: max(1, len(losses) // 50)]])
         try:
             found["report"].append(guard_report(opt_state))
         except ValueError:  # no guard

@@ -1,4 +1,4 @@
-r"""A guarded `lstm_mnist` beside its fallback, on five problems; it was trained on the last.
+r"""A guarded `lstm_mnist` beside its fallback, on five problems; it was trained on that of MNIST.
 
     python -m experiments.guard --config=experiments/configs/guard/five.py --workdir=DIR \
         --text_file=FILE
