@@ -41,6 +41,8 @@ __all__ = [
     "checkpoints",
     "evaluate",
     "evaluation",
+    "guard",
+    "guard_report",
     "init_state",
     "load",
     "load_pretrained",
