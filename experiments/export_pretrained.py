@@ -76,7 +76,7 @@ def export(
     card = {
         "name": name,
         "rule": config["rule"],
-        "task": config["task"],
+        "task": config["task"] or _mixture(config),
         "command": "python -m experiments.meta_train "
         f"--config=experiments/configs/meta_train/{name}.py --workdir=DIR",
         "seed": config["seed"],
@@ -93,14 +93,25 @@ def export(
         "try": list(attempts),
     }
     theta = theta_files.load_theta(workdir / "theta.npz")
-    card |= _measured(make_rule(config["rule"]), theta, make_task(config["task"], data_dir))
+    # A mixture has no task of its own: what its probe is made of is nearer to what people train.
+    measured, where = config["task"], "its own task"
+    if not measured:
+        probe = config["probe"][0]
+        measured, where = probe["task"], f"the first task of its probe ({probe['name']})"
+    card |= _measured(make_rule(config["rule"]), theta, make_task(measured, data_dir), where)
     theta_files.save_theta(output / f"{name}.npz", theta, {"name": name, "rule": config["rule"]})
     write_json(output / f"{name}.json", card)
     return card
 
 
-def _measured(rule: UpdateRule, theta: Theta, task: Task) -> dict[str, Any]:
-    """How far a step goes and what it costs, on the task that the rule was trained on."""
+def _mixture(config: dict[str, Any]) -> dict[str, Any]:
+    """What a mixture was trained on, for a card."""
+    parts = ", ".join(part["name"].replace("_", " ") for part in config["estimator"]["parts"])
+    return {"name": "mixture", "a mixture of": parts}
+
+
+def _measured(rule: UpdateRule, theta: Theta, task: Task, where: str) -> dict[str, Any]:
+    """How far a step goes and what it costs, on a task."""
     key = jax.random.key(0)
     adam = HAND_DESIGNED["adam"]()
     params = jax.eval_shape(lambda key: draw(task, key)[1], key)
@@ -110,7 +121,7 @@ def _measured(rule: UpdateRule, theta: Theta, task: Task) -> dict[str, Any]:
     size = evaluation.state_bytes_per_parameter(rule, theta, params)
     return {
         "typical_step": evaluation.typical_step(rule, theta, task, key),
-        "step_cost": f"{own / other:.2g} times Adam's training step on its own task, "
+        "step_cost": f"{own / other:.2g} times Adam's training step on {where}, "
         f"{size:.0f} bytes of state a parameter (Adam: 8)",
     }
 

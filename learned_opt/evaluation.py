@@ -17,7 +17,15 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from learned_opt.types import Key, Params, Task, Theta, UpdateRule
-from learned_opt.unroll import check_arrays, checked_loss, draw, init_inner, inner_step, unroll
+from learned_opt.unroll import (
+    check_arrays,
+    checked_loss,
+    draw,
+    fast_transform,
+    init_inner,
+    inner_step,
+    unroll,
+)
 
 # Floats of parameters and optimizer state that one batch of runs may hold: on CPU what stays in
 # cache (runs one after another are the fastest for all but tiny problems), else what fills a GPU.
@@ -172,7 +180,7 @@ def run(
     Returns:
       Losses `[num_steps + 1]` and, split -> metric, `[len(eval_steps)]`.
     """
-    tx = rule.transform(theta)
+    tx = fast_transform(rule, theta)
     key_inner, key_run = jax.random.split(key)
     state = init_inner(tx, task, key_inner)
     losses, heldout, step = [], [], 0

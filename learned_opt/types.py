@@ -59,7 +59,8 @@ class UpdateRule(NamedTuple):
         history alone. An estimator may then flatten the parameters and work on blocks of them.
       coordinates_last: of a coordinatewise rule, `transform` for one vector of parameters `[P]`
         with a state that has the coordinates on its last axis, `[features, P]`, where that is
-        faster than `transform` vmapped over single numbers; they compute the same.
+        faster than `transform` vmapped over single numbers; they compute the same. Whoever
+        replaces `transform` replaces this too, or sets it to None.
       knobs: what a user sets beside θ, pairs (name, default): numbers or optax schedules that
         `transform` takes as keyword arguments, such as `learning_rate`.
     """

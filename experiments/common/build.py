@@ -22,6 +22,8 @@ TASKS: dict[str, Callable[..., Task]] = {
     "image_classifier": tasks.image_classifier,
     "surface": tasks.Surface,
     "language_model": tasks.language_model,
+    "regression": tasks.regression,
+    "autoencoder": tasks.autoencoder,
     "documentation": documentation_model,
     "perceptron_family": tasks.perceptron_family,
     "rescaled": lambda task, decades=1.0, per="tensor", data_dir=None: tasks.Rescaled(
@@ -190,10 +192,13 @@ def _scaled(rule: UpdateRule, name: str, text: str) -> UpdateRule:
     if not 0 < factor < math.inf:
         raise ValueError(f"rule {name!r}: the factor after @ must be a positive number")
 
-    def transform(theta: Theta, **knobs: Any) -> optax.GradientTransformationExtraArgs:
-        return optax.chain(rule.transform(theta, **knobs), optax.scale(factor))
+    def scaled(transform: Callable[..., optax.GradientTransformation]) -> Any:
+        return lambda theta, **knobs: optax.chain(transform(theta, **knobs), optax.scale(factor))
 
-    return rule._replace(transform=transform, coordinates_last=None)
+    fast = rule.coordinates_last
+    return rule._replace(
+        transform=scaled(rule.transform), coordinates_last=scaled(fast) if fast else None
+    )
 
 
 _TASK_PARTS = ("sample", "init", "loss", "evaluate")

@@ -11,6 +11,14 @@ _WRITTEN = {
     "nadam": "NAdam",
     "adamw": "AdamW",
     "muon": "Muon",
+    "adamw_cosine": "AdamW, cosine",
+    "nag_cosine": "Nesterov, cosine",
+    "muon_cosine": "Muon, cosine",
+    "schedule_free_adamw": "schedule-free AdamW",
+    "celo2_cosine": "Celo2, cosine",
+    "lstm_mnist_guarded": "lstm_mnist, guarded",
+    "general_default": "general, default rate",
+    "general_guarded": "general, default, guarded",
 }
 _OTHER_THAN_OPTAX = ("rmsprop", "adam", "nadam")  # the hierarchy's follow other equations
 

@@ -96,6 +96,50 @@ class AllCNNC(nnx.Module):
         return x.mean(axis=(1, 2))
 
 
+class NormedCNN(nnx.Module):
+    """Two 3×3 convolutions of stride 2 with batch normalization and ReLU, and a linear layer."""
+
+    def __init__(self, image_shape: Sequence[int], num_classes: int, *, rngs: nnx.Rngs):
+        """Makes 16 and 32 channels."""
+        height, width, channels = image_shape
+        self.conv_0 = Conv(channels, 16, 3, stride=2, use_bias=False, rngs=rngs)
+        self.conv_1 = Conv(16, 32, 3, stride=2, use_bias=False, rngs=rngs)
+        self.norm_0, self.norm_1 = BatchNorm(16), BatchNorm(32)
+        positions = math.ceil(height / 4) * math.ceil(width / 4)
+        self.output = nnx.Linear(32 * positions, num_classes, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Maps images to logits `[batch, num_classes]`."""
+        x = jax.nn.relu(self.norm_0(self.conv_0(x)))
+        x = jax.nn.relu(self.norm_1(self.conv_1(x)))
+        return self.output(x.reshape(len(x), -1))
+
+
+class PooledCNN(nnx.Module):
+    """The mean over 2×2 pixels, two 3×3 convolutions of stride 2 with ReLU, and a linear layer.
+
+    For images of an even height and width; CIFAR-10 becomes 16×16 and takes a quarter of the time.
+    """
+
+    def __init__(self, image_shape: Sequence[int], num_classes: int, *, rngs: nnx.Rngs):
+        """Makes 24 and 48 channels."""
+        height, width, channels = image_shape
+        if height % 2 or width % 2:
+            raise ValueError(f"pooled_cnn needs an even height and width, got {height}×{width}")
+        self.conv_0 = Conv(channels, 24, 3, stride=2, rngs=rngs)
+        self.conv_1 = Conv(24, 48, 3, stride=2, rngs=rngs)
+        self.output = nnx.Linear(
+            48 * math.ceil(height / 8) * math.ceil(width / 8), num_classes, rngs=rngs
+        )
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Maps images to logits `[batch, num_classes]`."""
+        batch, height, width, channels = x.shape
+        x = x.reshape(batch, height // 2, 2, width // 2, 2, channels).mean(axis=(2, 4))
+        x = jax.nn.relu(self.conv_1(jax.nn.relu(self.conv_0(x))))
+        return self.output(x.reshape(batch, -1))
+
+
 class ResidualBlock(nnx.Module):
     """Two 3×3 convolutions around a shortcut, which is a projection where shapes differ."""
 
@@ -163,6 +207,8 @@ class ResNet20(nnx.Module):
 
 IMAGE_NETWORKS: dict[str, Callable[..., nnx.Module]] = {
     "small_cnn": SmallCNN,
+    "normed_cnn": NormedCNN,
+    "pooled_cnn": PooledCNN,
     "tiny_cnn": TinyCNN,
     "all_cnn_c": AllCNNC,
     "resnet_20": ResNet20,

@@ -17,7 +17,7 @@ from jax.sharding import Mesh
 
 from learned_opt.evaluation import place, runs_alone, spread
 from learned_opt.types import Key, Task, Theta, UpdateRule
-from learned_opt.unroll import check_arrays, init_inner, inner_step
+from learned_opt.unroll import check_arrays, fast_transform, init_inner, inner_step
 
 # Floats of parameters, gradients and optimizer state that the lanes of one batch may hold: on CPU
 # what stays in cache, else what fills a GPU (`scripts/benchmark study`).
@@ -129,7 +129,8 @@ class _Settings(NamedTuple):
 def _run_compiled(rule, thetas, task, keys, *, settings, mesh):
     def run(key, theta, task):
         key_run = jax.random.split(key)[1]
-        step = functools.partial(_step, rule.transform(theta), task, key_run)
+        tx = fast_transform(rule, theta)
+        step = functools.partial(_step, tx, task, key_run)
 
         def go(carry, _, n):
             steps = n * settings.segment_steps + jnp.arange(settings.segment_steps, dtype=jnp.int32)
@@ -145,7 +146,7 @@ def _run_compiled(rule, thetas, task, keys, *, settings, mesh):
             carry, heldout, loss = jax.lax.cond(carry[1] < 0, go, rest, carry, heldout, n)
             return (carry, heldout), (loss, heldout)
 
-        carry = _start(rule.transform(theta), task, key)
+        carry = _start(tx, task, key)
         shapes = jax.eval_shape(go, carry, None, jnp.int32(0))[1:]
         unmeasured = jax.tree.map(jnp.zeros_like, shapes)
         state = carry, unmeasured[0]

@@ -6,6 +6,7 @@ from learned_opt.tasks.families import PerceptronFamily, perceptron_family
 from learned_opt.tasks.flax_model import FlaxTask, from_flax
 from learned_opt.tasks.language_model import LanguageModel, language_model
 from learned_opt.tasks.quadratic import Quadratic
+from learned_opt.tasks.regression import Regression, autoencoder, regression
 from learned_opt.tasks.rescaled import Rescaled
 from learned_opt.tasks.surfaces import SURFACES, Surface
 
@@ -16,11 +17,14 @@ __all__ = [
     "LanguageModel",
     "PerceptronFamily",
     "Quadratic",
+    "Regression",
     "Rescaled",
     "Surface",
     "WithConvexTerm",
+    "autoencoder",
     "from_flax",
     "image_classifier",
     "language_model",
     "perceptron_family",
+    "regression",
 ]

@@ -21,7 +21,9 @@ from learned_opt.tasks.checks import (
 )
 from learned_opt.types import Key, Metrics, Params, Scalar
 
-NETWORKS = ("mlp", "small_cnn", "tiny_cnn", "all_cnn_c", "resnet_20")
+NETWORKS = (
+    "mlp", "small_cnn", "tiny_cnn", "normed_cnn", "pooled_cnn", "all_cnn_c", "resnet_20",
+)  # fmt: skip
 _EVALUATION_BATCH = 1000  # examples in memory, and in one batch norm, while a split is evaluated
 
 
@@ -75,8 +77,9 @@ class Classifier:
           num_classes: the number of classes.
           network: `"mlp"` (a multilayer perceptron, the optimizee of the paper's MNIST
             experiments); for images `[n, height, width, channels]` also `"small_cnn"` (two strided
-            convolutions), `"tiny_cnn"` (narrower, with batch norm), `"all_cnn_c"` (Springenberg et
-            al., 2015) or `"resnet_20"` (He et al., 2016); or your own: a function
+            convolutions), `"normed_cnn"` (the same with batch normalization), `"tiny_cnn"` (that
+            one narrower), `"pooled_cnn"` (two on the mean over 2×2 pixels), `"all_cnn_c"`
+            (Springenberg et al., 2015) or `"resnet_20"` (He et al., 2016); or your own: a function
             `make(image_shape, num_classes, rngs)` that returns a Flax NNX module from images
             `[batch, …]` to logits, with no state but parameters.
           hidden_sizes: of `"mlp"`, the widths of the hidden layers, by default `(20,)`; `()` is
@@ -248,8 +251,8 @@ def image_classifier(
 
     Args:
       dataset: `"digits"`, `"mnist"`, `"fashion_mnist"` or `"cifar10"`.
-      network: `"mlp"`, `"small_cnn"`, `"tiny_cnn"`, `"all_cnn_c"`, `"resnet_20"` or your own, see
-        `Classifier.from_arrays`.
+      network: `"mlp"`, `"small_cnn"`, `"tiny_cnn"`, `"normed_cnn"`, `"pooled_cnn"`, `"all_cnn_c"`,
+        `"resnet_20"` or your own, see `Classifier.from_arrays`.
       hidden_sizes: of `"mlp"`, the widths of the hidden layers, by default `(20,)`; `()` is softmax
         regression.
       activation: of `"mlp"`, `"sigmoid"` (the default), `"tanh"`, `"relu"`, `"gelu"`, `"elu"` or

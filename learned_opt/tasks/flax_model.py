@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
-import inspect
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -13,14 +11,13 @@ import jax.numpy as jnp
 
 from learned_opt.tasks import datasets
 from learned_opt.tasks.checks import positive, static
+from learned_opt.tasks.pure_flax import LossFn, PureLinen, PureNNX, make_nnx
 from learned_opt.types import Key, Metrics, Params, Scalar
 
 if TYPE_CHECKING:
     from flax import linen, nnx
 
     Model = nnx.Module | linen.Module | Callable[[nnx.Rngs], nnx.Module]
-
-LossFn = Callable[[Callable[..., Any], Any], Any]
 
 
 @jax.tree_util.register_dataclass
@@ -41,7 +38,7 @@ class FlaxTask:
     data: dict[str, Any]
     start: Params
     constants: Any
-    model: _NNX | _Linen = static()
+    model: PureNNX | PureLinen = static()
     loss_fn: LossFn = static()
     batch_size: int = static(default=128)
     evaluation_batch: int = static(default=500)
@@ -164,9 +161,9 @@ def from_flax(
       The task; `evaluate` on a split gives `loss` and the metrics, means over its examples.
 
     Raises:
-      TypeError: not a Flax model, or a Linen module with fields that cannot be hashed.
+      TypeError: not a Flax model.
       ValueError: data of wrong shapes, or a model with state that is carried from call to call
-        (a Linen BatchNorm that was told to use running averages, too).
+        (BatchNorm that uses running averages, too).
 
     Example:
       >>> import jax, optax
@@ -191,14 +188,14 @@ def from_flax(
         )
     start: Any = ()
     constants: Any = ()
-    pure: _NNX | _Linen
+    pure: PureNNX | PureLinen
+    example = jax.tree.map(lambda x: x[:batch_size], data["train"])
     if isinstance(model, linen.Module):
-        example = jax.tree.map(lambda x: x[:batch_size], data["train"])
-        pure = _Linen.of(model, loss_fn, example)
+        pure = PureLinen.of(model, loss_fn, example)
     elif isinstance(model, nnx.Module):
-        pure, start, constants = _NNX.of(model, None)
+        pure, start, constants = PureNNX.of(model, None, loss_fn, example)
     elif callable(model) and not (isinstance(model, type) and issubclass(model, linen.Module)):
-        pure, _, constants = _NNX.of(_make(model, nnx.Rngs(0)), model)
+        pure, _, constants = PureNNX.of(make_nnx(model, nnx.Rngs(0)), model, loss_fn, example)
     else:
         raise TypeError(
             f"from_flax needs an NNX module, a function rngs -> NNX module, or a Linen module (an "
@@ -206,218 +203,6 @@ def from_flax(
         )
     evaluation_batch = positive("evaluation_batch", evaluation_batch)
     return FlaxTask(data, start, constants, pure, loss_fn, batch_size, evaluation_batch)
-
-
-@dataclasses.dataclass(frozen=True)
-class _NNX:
-    """An NNX model as pure functions.
-
-    Attributes:
-      graphdef: its structure.
-      make: draws a new one; None for an instance.
-      streams: path and shape of the key of every random stream.
-      normalizes: whether there are statistics of batches.
-    """
-
-    graphdef: Any
-    make: Callable[..., nnx.Module] | None
-    streams: tuple[tuple[tuple, tuple[int, ...]], ...]
-    normalizes: bool
-
-    @classmethod
-    def of(cls, model: Any, make: Callable | None) -> tuple[_NNX, Params, Any]:
-        """Splits a model: its pure form, its parameters, and all else that it holds."""
-        from flax import nnx
-
-        if not isinstance(model, nnx.Module):
-            raise TypeError(f"the model's function must return an NNX module, got {model!r}")
-        graphdef, *states = nnx.split(model, nnx.Param, nnx.RngKey, ...)
-        params, keys, rest = states
-        allowed = (nnx.BatchStat, nnx.RngCount)
-        for path, leaf in nnx.to_flat_state(rest):
-            if isinstance(leaf, nnx.Variable) and not isinstance(leaf, allowed):
-                raise ValueError(_carried(".".join(map(str, path)), type(leaf).__name__))
-        normalizes = any(isinstance(x, nnx.BatchStat) for _, x in nnx.to_flat_state(rest))
-        streams = tuple((path, jnp.shape(key[...])) for path, key in nnx.to_flat_state(keys))
-        pure = cls(graphdef, make, streams, normalizes)
-        return pure, nnx.to_pure_dict(params), nnx.to_pure_dict(rest)
-
-    def init(self, key: Key, loss_fn: LossFn, example: Any) -> Params:
-        """Draws parameters."""
-        from flax import nnx
-
-        del loss_fn, example
-        return nnx.to_pure_dict(nnx.state(_make(self.make, nnx.Rngs(key)), nnx.Param))
-
-    def bind(self, params: Params, constants: Any, key: Key | None) -> Callable[..., Any]:
-        """The model with these parameters; with a key in training, without in evaluation."""
-        from flax import nnx, traverse_util
-
-        from learned_opt.networks.convolution import conv_general_dilated
-
-        native = jax.lax.conv_general_dilated
-
-        source = jax.random.key(0) if key is None else key
-        keys = {
-            path: jax.random.split(jax.random.fold_in(source, n), shape)
-            for n, (path, shape) in enumerate(self.streams)
-        }
-        states = (params, traverse_util.unflatten_dict(keys), constants)
-        model = nnx.merge(self.graphdef, *map(nnx.State, states))
-        for _, layer in nnx.iter_modules(model):
-            if isinstance(layer, nnx.Conv) and layer.conv_general_dilated is native:
-                layer.conv_general_dilated = conv_general_dilated
-        model.set_attributes(
-            deterministic=key is None, use_running_average=False, raise_if_not_found=False
-        )
-        if key is None:  # even where arguments of __call__ say that this is training
-            model.set_attributes(nnx.Dropout, rate=0.0, raise_if_not_found=False)
-            model.set_attributes(dropout_rate=0.0, raise_if_not_found=False)
-        flags = _flags(type(model), key is not None, self.normalizes)
-        return lambda *args, **kwargs: model(*args, **flags | kwargs)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Linen:
-    """A Linen module as pure functions.
-
-    Attributes:
-      module: the module.
-      normalizes: whether there are statistics of batches.
-    """
-
-    module: linen.Module
-    normalizes: bool
-
-    @classmethod
-    def of(cls, module: linen.Module, loss_fn: LossFn, example: Any) -> _Linen:
-        """Checks a module and finds out what it holds."""
-        from flax import errors
-
-        try:
-            hash(module)
-        except TypeError:
-            raise TypeError(
-                f"the fields of {type(module).__name__} must be hashable: tuples, not lists"
-            ) from None
-        pure = cls(module, True)
-        shapes = jax.eval_shape(
-            lambda key: pure._variables(key, loss_fn, example), jax.random.key(0)
-        )
-        for name in shapes.keys() - {"params", "batch_stats", "intermediates"}:
-            raise ValueError(_carried(name, "collection"))
-        pure = cls(module, "batch_stats" in shapes)
-        try:
-            for key in (jax.random.key(0), None):
-                jax.eval_shape(
-                    lambda params, key=key: loss_fn(pure.bind(params, (), key), example),
-                    shapes.get("params", {}),
-                )
-        except errors.InvalidRngError as error:
-            raise ValueError(
-                f"{str(error).partition(' (http')[0]}: beside nn.Dropout, random numbers are off "
-                "in evaluation only by an argument `deterministic` of __call__ (BatchNorm follows "
-                "`train`), and the only state is that of BatchNorm"
-            ) from error
-        return pure
-
-    def init(self, key: Key, loss_fn: LossFn, example: Any) -> Params:
-        """Draws parameters, for the inputs with which `loss_fn` calls the model."""
-        return self._variables(key, loss_fn, example).get("params", {})
-
-    def bind(self, params: Params, constants: Any, key: Key | None) -> Callable[..., Any]:
-        """The model with these parameters; with a key in training, without in evaluation."""
-        from flax import linen
-
-        del constants
-        flags = _flags(type(self.module), key is not None, self.normalizes)
-        calls: list[None] = []  # every call of the model in one loss has its own dropout
-
-        def call(*args: Any, **kwargs: Any) -> Any:
-            rngs = None if key is None else _rngs(jax.random.fold_in(key, len(calls)))
-            calls.append(None)
-            with linen.intercept_methods(_of_the_batch if key is not None else _without_dropout):
-                out, _ = self.module.apply(
-                    {"params": params}, *args, rngs=rngs, mutable=["batch_stats"], **flags | kwargs
-                )
-            return out
-
-        return call
-
-    def _variables(self, key: Key, loss_fn: LossFn, example: Any) -> dict[str, Any]:
-        flags = _flags(type(self.module), True, self.normalizes)
-        found: dict[str, Any] = {}
-
-        def call(*args: Any, **kwargs: Any) -> Any:
-            if not found:
-                rngs = {"params": key} | _rngs(jax.random.fold_in(key, 0))
-                out, variables = self.module.init_with_output(rngs, *args, **flags | kwargs)
-                found.update(variables)
-                return out
-            return self.module.apply(
-                found, *args, rngs=_rngs(key), mutable=["batch_stats"], **flags | kwargs
-            )[0]
-
-        loss_fn(call, example)
-        if not found:
-            raise ValueError("loss_fn(model, batch) must call its model")
-        return found
-
-
-def _flags(model: type, training: bool, normalizes: bool) -> dict[str, bool]:
-    """The arguments of `__call__` that say whether this is training."""
-    values = {
-        "deterministic": not training,
-        "use_running_average": False,
-        "train": training or normalizes,
-        "training": training or normalizes,
-        "is_training": training or normalizes,
-    }
-    taken = inspect.signature(model.__call__).parameters
-    return {name: value for name, value in values.items() if name in taken}
-
-
-def _rngs(key: Key) -> dict[str, Key]:
-    return {"dropout": key}
-
-
-def _of_the_batch(call, args, kwargs, context):
-    """Refuses BatchNorm with running averages, which would never move."""
-    from flax import linen
-
-    if isinstance(context.module, linen.BatchNorm) and context.method_name == "__call__":
-        flag = args[1] if len(args) > 1 else kwargs.get("use_running_average")
-        if context.module.use_running_average if flag is None else flag:
-            raise ValueError(
-                f"BatchNorm {context.module.name!r} uses running averages, of which a task has "
-                "none: make the model for training (fields such as train=True, or an argument "
-                "`train` of __call__, which is set for it)"
-            )
-    return call(*args, **kwargs)
-
-
-def _without_dropout(call, args, kwargs, context):
-    from flax import linen
-
-    if isinstance(context.module, linen.Dropout) and context.method_name == "__call__":
-        return args[0] if args else kwargs["inputs"]
-    return _of_the_batch(call, args, kwargs, context)
-
-
-def _make(make: Any, rngs: nnx.Rngs) -> nnx.Module:
-    """Calls `make(rngs)`, or `make(rngs=rngs)` where that is how classes take them."""
-    if isinstance(make, type | functools.partial):
-        return make(rngs=rngs)
-    parameter = inspect.signature(make).parameters.get("rngs")
-    keyword = parameter is not None and parameter.kind is parameter.KEYWORD_ONLY
-    return make(rngs=rngs) if keyword else make(rngs)
-
-
-def _carried(name: str, kind: str) -> str:
-    return (
-        f"the model has {name} ({kind}), state that is carried from call to call; a task optimizes "
-        "a function of its parameters: parameters, BatchNorm and dropout are all it may have"
-    )
 
 
 def _count(examples: Any) -> int:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import AxisType, auto_axes
 
 from learned_opt.types import Params, Theta, UpdateRule
 from learned_opt.update_rules import checks
@@ -15,7 +16,7 @@ from learned_opt.update_rules import checks
 # value. A decay is 1 − (1 − neutral) e^z, a factor neutral · e^z, a weight z itself.
 _DECAYS = {"beta": 0.95, "b1": 0.9, "b2": 0.999}
 _FACTORS = ("orthogonal", "nesterov", "vector")
-_WEIGHTS = ("adam_nesterov", "adam_by_fan_in", "adam", "caution", "weight_decay")
+_WEIGHTS = ("adam_nesterov", "adam_by_fan_in", "adam", "caution", "shrinkage")
 NAMES = (*_DECAYS, *_FACTORS, *_WEIGHTS)
 _SLOPES = ("time", "schedule")
 _TIME = 300.0  # steps: where the feature of time is half way
@@ -192,9 +193,8 @@ def _numbers(
     came_down = 1 - rate / jnp.maximum(peak, jnp.finfo(jnp.float32).tiny)
     known = (jnp.ones_like(step), (step - _TIME) / (step + _TIME), came_down)
     features = jnp.stack([known[n] for n in which])
-    z = {
-        name: jnp.sum(theta[name] * features) if name in theta else jnp.zeros(()) for name in NAMES
-    }
+    z = {name: jnp.zeros((), jnp.float32) for name in NAMES}
+    z |= {name: jnp.sum(jnp.asarray(own, jnp.float32) * features) for name, own in theta.items()}
     decays = {name: 1 - jnp.minimum((1 - d) * jnp.exp(z[name]), 1) for name, d in _DECAYS.items()}
     factors = {name: jnp.exp(z[name]) for name in _FACTORS}
     weights = {
@@ -202,7 +202,7 @@ def _numbers(
         "adam_by_fan_in": z["adam_by_fan_in"],
         "adam": z["adam"],
         "caution": jnp.clip(z["caution"], 0, 1),
-        "weight_decay": z["weight_decay"] / 10,
+        "shrinkage": z["shrinkage"] / 10,
     }
     return decays | factors | weights
 
@@ -242,10 +242,12 @@ def _update(
         ahead = _ahead(momentum, n["nesterov"] * g, beta, product["beta"])
         num_in = math.prod(jnp.shape(g)[stacked:-1])
         widening = max(1.0, jnp.shape(g)[-1] / num_in) ** 0.5
-        orthogonal = orthogonalize(ahead.reshape(shape)).reshape(g.shape)
+        orthogonal = _in_auto_mode(
+            lambda x: orthogonalize(x.reshape(shape)).reshape(x.shape), ahead
+        )
         direction = n["orthogonal"] * widening * orthogonal
         direction += (n["adam_by_fan_in"] * num_in**-0.5 + n["adam"]) * adam
-        decay += jnp.where(never, 0, n["weight_decay"] * w)
+        decay += jnp.where(never, 0, n["shrinkage"] * w)
     direction = jnp.where(direction * g < 0, 1 - n["caution"], 1) * direction
     update = -rate.astype(dtype) * (jnp.where(never, 0, direction) + decay)
     return update.astype(jnp.result_type(param)), momentum, mean, square
@@ -279,6 +281,14 @@ def orthogonalize(x: jax.Array) -> jax.Array:
         polynomial = b * gram + c * (gram @ gram)
         x = a * x + (x @ polynomial if tall else polynomial @ x)
     return x
+
+
+def _in_auto_mode(fn: Callable[[jax.Array], jax.Array], x: jax.Array) -> jax.Array:
+    """fn(x), where axes of x are explicitly sharded with products left to the compiler."""
+    sharding = jax.typeof(x).sharding
+    if any(kind == AxisType.Explicit for kind in sharding.mesh.axis_types):
+        return auto_axes(fn, out_sharding=sharding)(x)
+    return fn(x)
 
 
 def _zeros_like(param: jax.Array) -> jax.Array:

@@ -275,12 +275,14 @@ class FixedCall(nn.Module):
         return nn.Dense(3)(nn.BatchNorm()(x.reshape(len(x), -1), frozen))
 
 
-class Listed(nn.Module):
-    widths: list
+class UnknownFlag(nnx.Module):
+    """BatchNorm's mode is an argument that nothing sets."""
 
-    @nn.compact
-    def __call__(self, x):
-        return nn.Dense(self.widths[0])(x.reshape(len(x), -1))
+    def __init__(self, rngs):
+        self.norm, self.last = nnx.BatchNorm(16, rngs=rngs), nnx.Linear(16, 3, rngs=rngs)
+
+    def __call__(self, x, fitting=False):
+        return self.last(self.norm(x.reshape(len(x), -1), use_running_average=not fitting))
 
 
 @pytest.mark.parametrize(
@@ -291,7 +293,14 @@ class Listed(nn.Module):
         ({"model": Attention(separate=False)}, r'needs PRNG for "dropout": .* `deterministic` of'),
         ({"model": Fixed(train=False)}, "BatchNorm 'BatchNorm_0' uses running averages"),
         ({"model": FixedCall()}, "BatchNorm 'BatchNorm_0' uses running averages"),
-        ({"model": Listed([3])}, "fields of Listed must be hashable: tuples, not lists"),
+        (
+            {"model": UnknownFlag},
+            "leaves the statistics norm.mean, norm.var as they are",
+        ),
+        (
+            {"model": UnknownFlag(nnx.Rngs(0))},
+            "must be one of deterministic, use_runn",
+        ),
         ({"model": MLP}, r"a Linen module \(an instance of it\), got <class"),
         ({"model": 3}, "needs an NNX module"),
         ({"model": lambda rngs: 3}, "must return an NNX module, got 3"),
@@ -312,6 +321,31 @@ def test_mistakes_are_refused_in_one_sentence(changes, message):
     settings = {"model": CNN, "loss_fn": loss_fn, "data": make_data(), "batch_size": 10} | changes
     with pytest.raises((TypeError, ValueError), match=message):
         from_flax(**settings)
+
+
+def test_a_flag_that_the_loss_function_gives_is_enough():
+    def fitting(model, batch):
+        return loss_fn(functools.partial(model, fitting=True), batch)
+
+    task = from_flax(UnknownFlag, fitting, make_data(), batch_size=10)
+    assert np.isfinite(task.loss(task.init(KEY, ()), (), KEY))
+
+
+def test_linen_modules_may_hold_lists():
+    layers = [lambda x: x.reshape(len(x), -1), nn.Dense(8), nn.relu, nn.Dense(3)]
+    listed, tupled = (
+        from_flax(nn.Sequential(kind(layers)), loss_fn, make_data(), batch_size=10)
+        for kind in (list, tuple)
+    )
+    params = listed.init(KEY, ())
+    chex.assert_trees_all_equal(params, tupled.init(KEY, ()))
+    assert listed.evaluate(params, (), "train") == tupled.evaluate(params, (), "train")
+    runs = [
+        learned_opt.evaluate(adam(0.1), adam(0.1).init(KEY), task, KEY, num_seeds=1, num_steps=2)
+        for task in (listed, tupled)
+    ]
+    np.testing.assert_array_equal(runs[0].losses, runs[1].losses)
+    assert listed.model == listed.model != tupled.model  # told apart, though lists have no hash
 
 
 def test_batchnorm_made_for_training_follows_the_batch():

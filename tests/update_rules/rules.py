@@ -1,12 +1,14 @@
-"""Every update rule, with a θ that moves parameters, for the tests of what they all promise."""
+"""The table of rules that the tests of their contract go over, and what they share."""
 
 import chex
 import jax
 import jax.numpy as jnp
+import optax
 import pytest
 
 from learned_opt.update_rules import hand_designed, hierarchy
 from learned_opt.update_rules.celo2 import celo2
+from learned_opt.update_rules.learned_muon import learned_muon
 from learned_opt.update_rules.lstm import lstm
 from learned_opt.update_rules.rnnprop import rnnprop
 
@@ -39,6 +41,19 @@ RULES = {
     "rnnprop": rnnprop((4, 3), input_size=3),
     "celo2": celo2(),
     "celo2_base": celo2(orthogonalize=False, vectors="rule"),
+    "learned_muon": learned_muon(),
+}
+
+# The rules that take complex parameters, and what of optax they must agree with.
+COMPLEX = {
+    "sgd": optax.sgd,
+    "momentum": lambda learning_rate, decay: optax.sgd(learning_rate, decay),
+    "nesterov": lambda learning_rate, decay: optax.sgd(learning_rate, decay, nesterov=True),
+    "adagrad": optax.adagrad,
+    "rmsprop": optax.rmsprop,
+    "adam": optax.adam,
+    "nadam": optax.nadam,
+    "adamw": optax.adamw,
 }
 
 # Rules of the hierarchy are alike: RMSProp and NAdam stand for the others in the fast tests.
@@ -53,7 +68,7 @@ every_rule = pytest.mark.parametrize(
 def make_theta(name, seed=0):
     """θ of a rule, moved off its start so that a learned rule moves the parameters."""
     theta = RULES[name].init(jax.random.key(seed))
-    if not name.startswith(("lstm", "rnnprop")):
+    if not name.startswith(("lstm", "rnnprop", "learned_muon")):
         return theta
     leaves, treedef = jax.tree.flatten(theta)
     keys = jax.random.split(jax.random.key(seed + 1), len(leaves))

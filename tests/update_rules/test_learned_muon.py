@@ -125,7 +125,7 @@ def _in_numpy(theta, rates, params, weight_decay):
                     x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
                 d = math.exp(z["orthogonal"]) * math.sqrt(max(1, num_out / num_in)) * x
                 d = d + (z["adam_by_fan_in"] / math.sqrt(num_in) + z["adam"]) * adam
-                decay = decay + z["weight_decay"] / 10 * w
+                decay = decay + z["shrinkage"] / 10 * w
             d = np.where(d * g < 0, 1 - np.clip(z["caution"], 0, 1), 1) * d
             params[k] = w - rate * (d + decay)
     return params

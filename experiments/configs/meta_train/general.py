@@ -12,6 +12,13 @@ MNIST, Fashion-MNIST and CIFAR-10 are read from TFDS_DATA_DIR or --data_dir.
 
 from ml_collections import ConfigDict
 
+WEIGHTS = {
+    "autoencoder": 1.5,
+    "conv_net": 1.5,
+    "transformer": 1.5,
+    "function": 1.0,
+    "quadratics": 0.5,
+}
 IMAGES = ("mnist", "fashion_mnist", "cifar10")
 
 
@@ -52,7 +59,7 @@ def get_config() -> ConfigDict:
                     "mapping": "vmap",
                 },
                 "parts": tuple(
-                    {"name": name, "task": task, "weight": 1 / len(parts)}
+                    {"name": name, "task": task, "weight": WEIGHTS.get(name, 0.75) / len(parts)}
                     for name, task in parts.items()
                 ),
             },
