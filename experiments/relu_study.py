@@ -14,6 +14,8 @@ import functools
 import itertools
 import json
 import math
+import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,7 +25,6 @@ import numpy as np
 import optax
 from ml_collections import ConfigDict
 
-from experiments import meta_train
 from experiments.common.build import make_rule, make_task
 from experiments.common.launch import check_fields, check_positive, launch
 from experiments.common.meta_config import DEFAULTS as META
@@ -119,11 +120,24 @@ def _learn(
         stage_folder = folder if n == len(stages) - 1 else folder / f"stage_{n}"
         if not (stage_folder / "results.json").exists():
             print(f"{name}, stage {n + 1} of {len(stages)}", flush=True)
-            meta_train.main(settings, stage_folder, data_dir)
-            jax.clear_caches()
+            meta_train(settings, stage_folder, data_dir)
         last = str(stage_folder / "theta.npz")
     rule = _with_factor(json.dumps(settings.rule.to_dict()))
     return rule, load_theta(last, like=jax.eval_shape(rule.init, jax.random.key(0)))
+
+
+def meta_train(settings: ConfigDict, folder: Path, data_dir: str | None) -> None:
+    """Runs `experiments.meta_train` on a config, which is left in the folder's file config.py."""
+    folder.mkdir(parents=True, exist_ok=True)
+    plain = json.loads(json.dumps(settings.to_dict()))
+    lines = ["from ml_collections import ConfigDict", "", "", "def get_config() -> ConfigDict:"]
+    lines.append(f"    return ConfigDict({plain!r})")
+    (folder / "config.py").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    command = [sys.executable, "-m", "experiments.meta_train", f"--workdir={folder}"]
+    command += [f"--config={folder / 'config.py'}"]
+    command += [] if data_dir is None else [f"--data_dir={data_dir}"]
+    if subprocess.run(command).returncode:
+        raise ValueError(f"meta-training in {folder} did not finish: see above")
 
 
 @functools.cache

@@ -9,7 +9,7 @@ import pytest
 from absl import flags
 from ml_collections import ConfigDict
 
-from experiments import relu_study
+from experiments import meta_train, relu_study
 from experiments.common import relu_report
 from experiments.common.build import make_task
 from learned_opt.theta_files import load_metadata
@@ -45,8 +45,9 @@ def make_config():
     )
 
 
-def test_trains_in_stages_tests_and_goes_on(tmp_path, capsys):
+def test_trains_in_stages_tests_and_goes_on(tmp_path, capsys, monkeypatch):
     flags.FLAGS.mark_as_parsed()
+    monkeypatch.setattr(relu_study, "meta_train", meta_train.main)  # not in a process of its own
     relu_study.main(make_config(), tmp_path, None)
     for name, steps in (("plain", 4), ("staged/stage_0", 1), ("staged", 1)):
         results = json.loads((tmp_path / "learners" / name / "results.json").read_text())
@@ -67,6 +68,16 @@ def test_trains_in_stages_tests_and_goes_on(tmp_path, capsys):
     relu_study.main(make_config(), tmp_path, None)
     assert "another: 2 steps" in capsys.readouterr().out
     assert json.loads((tmp_path / "results.json").read_text()) == cells
+
+
+@pytest.mark.slow
+def test_a_learner_is_trained_by_the_program(tmp_path):
+    config = make_config()
+    config.learners = {"staged": config.learners["staged"]}
+    config.widths, config.extra = (), ()
+    relu_study.main(config, tmp_path, None)
+    assert (tmp_path / "learners/staged/theta.npz").exists()
+    assert "ConfigDict" in (tmp_path / "learners/staged/stage_0/config.py").read_text()
 
 
 def test_ratios_and_failures():
