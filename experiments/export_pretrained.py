@@ -73,6 +73,9 @@ def export(
             f"{workdir} was not made with experiments/configs/meta_train/{name}.py: "
             f"{', '.join(different)} differ"
         )
+    counted = {}
+    if cost.get("ended_above_start") is not None:
+        counted["validation_problems_that_end_above_their_start"] = cost["ended_above_start"]
     card = {
         "name": name,
         "rule": config["rule"],
@@ -87,7 +90,7 @@ def export(
             "minutes": round(cost["minutes"], 1),
             "device": device or ", ".join(cost["devices"]),
         },
-        "results": {"best_validation_score": cost["best_validation_score"], **results},
+        "results": {"best_validation_score": cost["best_validation_score"], **counted, **results},
         "tested": list(tested),
         "fails": fails,
         "try": list(attempts),

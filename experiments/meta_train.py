@@ -23,6 +23,7 @@ from ml_collections import ConfigDict
 
 from experiments.common.build import make_estimator, make_rule, make_task
 from experiments.common.launch import check_fields, check_positive, launch, start_devices
+from experiments.common.lookup import find_file
 from experiments.common.meta_config import DEFAULTS
 from experiments.common.probe import make_probe
 from experiments.common.progress import Progress
@@ -37,7 +38,7 @@ from learned_opt.meta_training import (
     train,
 )
 from learned_opt.metrics import MetricsWriter, read_metrics
-from learned_opt.theta_files import save_theta
+from learned_opt.theta_files import load_theta, save_theta
 from learned_opt.types import Estimator, Task, Theta, UpdateRule
 
 IN_STAGES = (  # what a curriculum can change; a learning rate starts afresh from the best θ
@@ -63,6 +64,11 @@ def main(config: ConfigDict, workdir: Path, data_dir: str | None) -> None:
     workdir = open_workdir(workdir, config, part=jax.process_index(), parts=jax.process_count())
     _, meta_optimizer, estimator = stages[0]
     state = init_state(estimator, meta_optimizer, rule, jax.random.key(config.seed))
+    if config.start_from:
+        theta = load_theta(find_file(config.start_from), like=state.meta.theta)
+        state = restart_from_best(
+            meta_optimizer, state._replace(best=state.best._replace(theta=theta))
+        )
     checkpointer = Checkpointer(workdir / "checkpoints")
     restored = checkpointer.restore_latest(state)
     start, state = restored if restored else (0, state)
@@ -225,6 +231,7 @@ _OF_ESTIMATORS = (  # fields that an estimator, also of a part of a mixture, is 
     "block_size",
     "replay_fraction",
     "weight_power",
+    "segment_loss",
     "meta_loss",
 )
 
@@ -259,7 +266,7 @@ def _validation(
         return make_probe(rule, config.probe, key, data_dir)
     parts = {part["name"]: part for part in config.estimator.get("parts", ())}
 
-    def final(theta: Theta, name: str) -> tuple[float, float]:
+    def final(theta: Theta, name: str) -> tuple[float, float, dict[str, float]]:
         result = evaluate(
             rule,
             theta,
@@ -269,27 +276,35 @@ def _validation(
             num_steps=parts[name].get("horizon", config.horizon) if name else config.horizon,
         )
         last = result.losses[:, -config.validation_window :]
-        return float(np.mean(last)), float(np.mean(result.losses[:, 0]))
+        worse = {"ended_above_start": float(result.ended_above_start.sum())}
+        return float(np.mean(last)), float(np.mean(result.losses[:, 0])), worse
 
-    def validate(theta: Theta) -> float | tuple[float, dict[str, float]]:
+    def validate(theta: Theta) -> tuple[float, dict[str, float]]:
         if not parts:
-            return final(theta, "")[0]
-        losses = {name: final(theta, name) for name in tasks}
-        ratios = {name: last / first for name, (last, first) in losses.items()}
+            last, _, metrics = final(theta, "")
+            return last, metrics
+        found = {name: final(theta, name) for name in tasks}
+        ratios = {name: last / first for name, (last, first, _) in found.items()}
         weights = [parts[name].get("weight", 1.0) for name in ratios]
         with np.errstate(invalid="ignore", divide="ignore"):
             score = np.exp(np.average(np.log(list(ratios.values())), weights=weights))
-        return float(score), {f"{name}/validation_loss": last for name, (last, _) in losses.items()}
+        metrics = {}
+        for name, (last, _, others) in found.items():
+            metrics |= {f"{name}/{k}": x for k, x in (others | {"validation_loss": last}).items()}
+        return float(score), metrics
 
     return validate
 
 
 def _write_results(config: ConfigDict, workdir: Path, state: TrainState) -> None:
     steps = int(state.meta.step)
-    records = [r for r in read_metrics(workdir) if "inner_steps" in r]
+    metrics = read_metrics(workdir)
+    records = [r for r in metrics if "inner_steps" in r]
+    at_best = [r for r in metrics if "validation_score" in r and r["step"] == state.best.step]
     results = {
         "best_validation_score": float(state.best.score),
         "best_step": int(state.best.step),
+        "ended_above_start": _ended_above_start(at_best[-1]) if at_best else None,
         "num_meta_steps": steps,
         "inner_steps": int(sum(r["inner_steps"] for r in records)),
         "minutes": sum(r["seconds"] for r in records) / 60,
@@ -303,7 +318,7 @@ def _write_results(config: ConfigDict, workdir: Path, state: TrainState) -> None
     write_json(workdir / "results.json", results)
     from learned_opt.figures import curves
 
-    curves.meta_training(read_metrics(workdir), workdir / "meta_training.png")
+    curves.meta_training(metrics, workdir / "meta_training.png")
     print(
         f"best validation score {results['best_validation_score']:.4g} at meta-update "
         f"{results['best_step']} of {steps}; {results['inner_steps']:,} inner steps in "
@@ -311,7 +326,17 @@ def _write_results(config: ConfigDict, workdir: Path, state: TrainState) -> None
         f"{results['skipped_meta_updates']} meta-updates skipped, "
         f"{results['diverged_inner_problems']} inner problems diverged"
     )
+    if at_best:
+        print(
+            f"validation problems that end above their start, with that θ: "
+            f"{results['ended_above_start']}"
+        )
     print(f"θ: {workdir / 'theta.npz'}   figure: {workdir / 'meta_training.png'}")
+
+
+def _ended_above_start(record: Mapping[str, float]) -> int:
+    """How many validation problems ended above their start, of all parts of a mixture."""
+    return sum(int(x) for name, x in record.items() if name.split("/")[-1] == "ended_above_start")
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from learned_opt import (
     update_rules,
 )
 from learned_opt.evaluation import evaluate
+from learned_opt.guard import guard, guard_report
 from learned_opt.meta_training import Mixture, TruncatedBPTT, init_state, meta_step, train
 from learned_opt.pretrained import (
     load,
@@ -40,6 +41,8 @@ __all__ = [
     "checkpoints",
     "evaluate",
     "evaluation",
+    "guard",
+    "guard_report",
     "init_state",
     "load",
     "load_pretrained",

@@ -15,6 +15,7 @@ LAYERS = (  # each imports only from what stands before it
     "networks",
     "tasks",
     "update_rules",
+    "guard",
     "meta_training",
     "evaluation",
     "figures",

@@ -60,6 +60,13 @@ def test_benchmark_of_a_training_step():
         assert row[net]["lstm_ms"] > row[net]["adam_ms"] > 0
 
 
+@pytest.mark.slow
+def test_benchmark_of_a_guard():
+    (row,) = benchmark("--quick", "guard")
+    for name in ("adam", "muon", "lstm"):
+        assert row["784-4-10"][f"{name}_ratio"] > 0
+
+
 def test_benchmark_of_a_conv_net_in_a_compiled_loop():
     (row,) = benchmark("--quick", "conv")
     rates = row["evaluate_steps_per_second"], row["python_loop_steps_per_second"]

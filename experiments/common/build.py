@@ -12,7 +12,7 @@ import optax
 from experiments.common.corpus import documentation_model
 from experiments.common.lookup import find, find_file, run_theirs
 from learned_opt import tasks, update_rules
-from learned_opt.meta_training import NRES, PES, FullES, TruncatedBPTT, TruncatedES
+from learned_opt.meta_training import NRES, PES, FullES, Imitation, TruncatedBPTT, TruncatedES
 from learned_opt.pretrained import load_pretrained, load_rule_file, pretrained_names
 from learned_opt.theta_files import load_metadata, load_theta
 from learned_opt.types import Estimator, Task, Theta, UpdateRule
@@ -55,11 +55,14 @@ HIERARCHY: dict[str, Callable[..., UpdateRule]] = {
 }
 
 LEARNED: dict[str, Callable[..., UpdateRule]] = {
-    "lstm": update_rules.lstm,
+    "celo2": update_rules.celo2,
     "learned_muon": update_rules.learned_muon,
+    "lstm": update_rules.lstm,
+    "rnnprop": update_rules.rnnprop,
 }
 
 ESTIMATORS: dict[str, Callable[..., Estimator]] = {
+    "imitation": Imitation,
     "truncated_bptt": TruncatedBPTT,
     "full_es": FullES,
     "truncated_es": TruncatedES,
@@ -140,10 +143,10 @@ def load_rule(name: str) -> tuple[UpdateRule, Theta]:
     """Finds a rule with a θ that is ready to use.
 
     Args:
-      name: a pretrained rule, `NAME@FACTOR` for one with its steps multiplied by a factor, a
-        hand-designed one (θ is then its defaults), the path of a `theta.npz` that
-        `experiments.meta_train` wrote, or 'module:attribute' for the user's own (θ is then what
-        its `init` returns).
+      name: a pretrained rule, a hand-designed one (θ is then its defaults), the path of a
+        `theta.npz` that `experiments.meta_train` wrote or of the published weights of Celo2, or
+        'module:attribute' for the user's own (θ is then what its `init` returns). After a
+        pretrained rule or a path, `@FACTOR` multiplies its steps by a factor.
 
     Returns:
       The rule and its θ.
@@ -152,8 +155,12 @@ def load_rule(name: str) -> tuple[UpdateRule, Theta]:
       ValueError: an unknown name or a file that does not say which rule it is for.
       FileNotFoundError: no such file.
     """
+    base, at, factor = name.rpartition("@")
+    if at and (is_pretrained(base) or base.endswith(".npz")):
+        rule, theta = load_rule(base)
+        return _scaled(rule, name, factor), theta
     if is_pretrained(name):
-        return _load_pretrained(name)
+        return load_pretrained(name)
     if name.endswith(".npz"):
         path = find_file(name)
         config = load_metadata(path).get("rule")
@@ -176,11 +183,8 @@ def is_pretrained(name: str) -> bool:
     return name.partition("@")[0] in pretrained_names()
 
 
-def _load_pretrained(name: str) -> tuple[UpdateRule, Theta]:
-    base, at, text = name.partition("@")
-    rule, theta = load_pretrained(base)
-    if not at:
-        return rule, theta
+def _scaled(rule: UpdateRule, name: str, text: str) -> UpdateRule:
+    """A rule with its steps multiplied by the factor that its name ends with."""
     try:
         factor = float(text)
     except ValueError:
@@ -188,14 +192,13 @@ def _load_pretrained(name: str) -> tuple[UpdateRule, Theta]:
     if not 0 < factor < math.inf:
         raise ValueError(f"rule {name!r}: the factor after @ must be a positive number")
 
-    def scaled(transform: Callable[[Theta], optax.GradientTransformation]) -> Any:
-        return lambda theta: optax.chain(transform(theta), optax.scale(factor))
+    def scaled(transform: Callable[..., optax.GradientTransformation]) -> Any:
+        return lambda theta, **knobs: optax.chain(transform(theta, **knobs), optax.scale(factor))
 
     fast = rule.coordinates_last
-    rule = rule._replace(
+    return rule._replace(
         transform=scaled(rule.transform), coordinates_last=scaled(fast) if fast else None
     )
-    return rule, theta
 
 
 _TASK_PARTS = ("sample", "init", "loss", "evaluate")

@@ -132,8 +132,7 @@ def find_rules(names: Sequence[str], tuned_for: Sequence[int]) -> list[Entry]:
     for name in names:
         rule, theta = load_rule(name)
         if name not in HAND_DESIGNED:
-            label = Path(name).parent.name or name if name.endswith(".npz") else name
-            entries.append(Entry(label, rule, theta, None))
+            entries.append(Entry(_file_label(name), rule, theta, None))
             continue
         for steps in tuned_for:
             label = name if len(tuned_for) == 1 else f"{name} (tuned for {steps})"
@@ -143,6 +142,16 @@ def find_rules(names: Sequence[str], tuned_for: Sequence[int]) -> list[Entry]:
         if labels.count(label) > 1:
             raise ValueError(f"rule {label!r} is there twice")
     return entries
+
+
+def _file_label(name: str) -> str:
+    """A run's theta.npz is called by its folder, another file by its own name."""
+    path, ending, factor = name.partition(".npz")
+    if not ending:
+        return name
+    return (
+        (Path(path).parent.name if Path(path).name == "theta" else "") or Path(path).name
+    ) + factor
 
 
 def compare_rules(

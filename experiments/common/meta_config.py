@@ -5,6 +5,7 @@ from ml_collections import ConfigDict
 DEFAULTS = ConfigDict(
     {
         "seed": 0,
+        "start_from": "",  # a theta.npz to go on from, instead of a random θ
         "task": {},
         "rule": {"name": "lstm"},
         # 'truncated_bptt'; 'mixture', of parts with a task each; or 'module:attribute'
@@ -13,6 +14,7 @@ DEFAULTS = ConfigDict(
         "num_tasks": 8,  # inner problems in flight
         "unroll_length": 20,
         "weight_power": 0.0,  # losses count (p + 1) (step / horizon)^p; 0: all alike
+        "segment_loss": "sum",  # or 'last': the loss at a segment's end alone
         "curriculum": (),  # ((step, {field: value, …}), …): changes from these steps on
         "horizon": 100,
         "second_order": False,

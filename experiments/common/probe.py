@@ -11,6 +11,7 @@ from experiments.common.build import make_task
 from learned_opt.evaluation import evaluate
 from learned_opt.types import Theta, UpdateRule
 
+_RANGE = (0.01, 10.0)  # of the ratios
 _FIELDS = {"name", "task", "num_steps", "num_seeds"}
 
 
@@ -21,7 +22,8 @@ def make_probe(
 
     The geometric mean over the entries, and over training and validation data alike, of (loss at
     the end / loss at the start), with the rule's default learning rate brought down by a half
-    cosine where it has that knob. A run that diverges counts as a ratio of 10.
+    cosine where it has that knob. A ratio counts as .01 at the least, where training data are
+    learned by heart, and as 10 at the most, as does a run that diverges.
 
     Args:
       rule: the rule.
@@ -59,7 +61,7 @@ def make_probe(
             losses = [found.heldout[split]["loss"] for split in ("train", "valid")]
             with np.errstate(invalid="ignore", divide="ignore"):
                 ratios = np.array([loss[:, -1] / loss[:, 0] for loss in losses])
-            ratios = np.where(np.isfinite(ratios), np.minimum(ratios, 10.0), 10.0)
+            ratios = np.clip(np.where(np.isfinite(ratios), ratios, np.inf), *_RANGE)
             for split, ratio in zip(("train", "valid"), ratios, strict=True):
                 logs[f"probe/{entry['name']}/{split}"] = float(np.log(ratio).mean())
         mean = float(np.exp(np.mean(list(logs.values()))))

@@ -1,6 +1,7 @@
 """How a rule is learned: estimators of the meta-gradient, and the trainer."""
 
 from learned_opt.meta_training.evolution import NRES, PES, FullES, TruncatedES
+from learned_opt.meta_training.imitation import Imitation
 from learned_opt.meta_training.mixture import Mixture, MixtureState
 from learned_opt.meta_training.problems import Problems
 from learned_opt.meta_training.trainer import (
@@ -18,6 +19,7 @@ __all__ = [
     "PES",
     "Best",
     "FullES",
+    "Imitation",
     "Mixture",
     "MixtureState",
     "Problems",

@@ -223,7 +223,7 @@ class _EvolutionStrategy:
         arms, losses = jax.vmap(run)(signs, arms)
         if self._noise == "window":
             arms = jax.tree.map(lambda x: x[2:], arms)
-        finite = jnp.isfinite(losses)
+        finite = jnp.isfinite(losses).all(axis=1)
         difference, counted = self._difference(losses[0], losses[1])
         grads, now = self._score(difference, before, episode, step + self.unroll_length)
         grads = jax.tree.map(
@@ -231,7 +231,7 @@ class _EvolutionStrategy:
         )
         both = finite[0] & finite[1]
         sums = {
-            "meta_loss": jnp.where(both, (losses[0] + losses[1]) / 2, 0),
+            "meta_loss": jnp.where(both, losses[:2].mean(), 0),
             "counted": counted.astype(jnp.int32),
             "finite": both.astype(jnp.int32),
         }
@@ -240,15 +240,18 @@ class _EvolutionStrategy:
         return (grads, sums), Particle(arms, episode, step, noise, now)
 
     def _difference(self, plus: jax.Array, minus: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """(L⁺ − L⁻)/2, raw or relative, and whether it counts: an arm that diverges is worst."""
-        finite = jnp.isfinite(plus), jnp.isfinite(minus)
+        """(L⁺ − L⁻)/2, raw or relative, and whether it counts: an arm that diverges is worst.
+
+        Of losses on two splits the mean of their differences, so that each counts by itself.
+        """
+        finite = jnp.isfinite(plus).all(), jnp.isfinite(minus).all()
         both = finite[0] & finite[1]
         plus, minus = jnp.where(both, plus, 0), jnp.where(both, minus, 0)
         if self.scoring == "raw":
-            return (plus - minus) / 2, both
+            return (plus - minus).mean() / 2, both
         relative = (plus - minus) / ((jnp.abs(plus) + jnp.abs(minus)) / 2 + 1e-3)
         worst = jnp.where(finite[1], _LARGEST, -_LARGEST)
-        return jnp.where(both, relative, worst) / 2, finite[0] | finite[1]
+        return jnp.where(both, relative.mean(), worst) / 2, finite[0] | finite[1]
 
     def _score(self, difference, before, episode: Episode, step):
         """What the noise is multiplied by, and what the next window subtracts."""
@@ -260,23 +263,22 @@ class _EvolutionStrategy:
         return difference * weight, before
 
     def _unroll(self, theta: Theta, episode: Episode, inner: InnerState, key: Key):
-        """A window of one arm: its last state and its mean loss, before each update."""
+        """A window of one arm: its last state and its mean loss of each split, before updates."""
         tx, task = self._transform(theta, episode), self._inner_task()
 
         def one_step(inner, t):
             key_train, key_other = jax.random.split(jax.random.fold_in(key, t))
             before = inner
             inner, (loss, _) = inner_step(tx, task, inner, key_train)
-            loss = at_least_float32(loss)
+            losses = [at_least_float32(loss)]
             if self.meta_loss != "train":
                 split = "valid" if self.meta_loss == "both" else self.meta_loss
                 other = checked_loss(task, before.params, before.instance, key_other, split)
-                other = at_least_float32(other)
-                loss = (loss + other) / 2 if self.meta_loss == "both" else other
-            return inner, loss
+                losses.append(at_least_float32(other))
+            return inner, jnp.stack(losses if self.meta_loss == "both" else losses[-1:])
 
         inner, losses = jax.lax.scan(one_step, inner, jnp.arange(self.unroll_length))
-        return inner, losses.mean()
+        return inner, losses.mean(0)
 
     def _gaussian(self, key: Key, theta: Theta) -> Theta:
         leaves, treedef = jax.tree.flatten(theta)
@@ -356,7 +358,7 @@ class NRES(_EvolutionStrategy):
       weight_power: p; with 'mean' the window that ends after s of the steps has weight
         (p + 1) (s / horizon)^p, as in `TruncatedBPTT`.
       meta_loss: the split whose minibatches give L, 'train' or another one that the task's `loss`
-        takes; 'both' is the mean of those of 'train' and 'valid'.
+        takes; 'both' takes the mean of the differences on 'train' and on 'valid'.
       learning_rate: of a rule that has this knob, the range that each problem draws the peak of a
         half-cosine schedule from, log-uniformly; None leaves the rule its own.
       constant_rates: the share of problems whose learning rate stays constant instead.

@@ -30,6 +30,7 @@ from learned_opt.unroll import checked_loss, inner_step
         "block_size",
         "replay_fraction",
         "weight_power",
+        "segment_loss",
         "meta_loss",
         "mesh",
     ],
@@ -77,6 +78,8 @@ class TruncatedBPTT:
         of θ, where the coordinates' contributions cancel, it can match the meta-gradient.
         Coordinatewise rules with `second_order=False` only.
       weight_power: p above; 0 weights every step alike, as the paper does.
+      segment_loss: 'sum', the L(θ) above; 'last' counts the loss after a segment's last update
+        alone, as RNNprop does.
       meta_loss: the split whose minibatches give the f_t of L(θ): 'train', or 'valid' (any split
         that the task's `loss` takes), where θ is judged by data that the rule does not see. The
         rule is fed gradients of 'train' either way; another split costs one more gradient a step.
@@ -101,6 +104,7 @@ class TruncatedBPTT:
     block_size: int = 512
     replay_fraction: float = 1.0
     weight_power: float = 0.0
+    segment_loss: Literal["sum", "last"] = "sum"
     meta_loss: str = "train"
     mesh: Mesh | None = None
 
@@ -125,6 +129,10 @@ class TruncatedBPTT:
         if not 0 <= self.weight_power < math.inf:
             raise ValueError(
                 f"weight_power must be finite and not negative, got {self.weight_power}"
+            )
+        if self.segment_loss not in ("sum", "last"):
+            raise ValueError(
+                f"unknown segment_loss {self.segment_loss!r}: expected 'sum' or 'last'"
             )
         if self.mapping not in ("vmap", "map"):
             raise ValueError(f"unknown mapping {self.mapping!r}: expected 'vmap' or 'map'")
@@ -258,6 +266,8 @@ class TruncatedBPTT:
 
     def _weights(self, step: jax.Array) -> jax.Array | None:
         """The weights w_t `[T]` of the losses of a segment that starts after `step` steps."""
+        if self.segment_loss == "last":
+            return jnp.zeros(self.unroll_length).at[-1].set(1.0)
         if not self.weight_power:
             return None
         done = (step + 1 + jnp.arange(self.unroll_length)) / self.horizon

@@ -17,12 +17,15 @@ import optax
 
 from learned_opt.theta_files import load_metadata, load_theta
 from learned_opt.types import Params, Theta, UpdateRule
-from learned_opt.update_rules import learned_muon, lstm
+from learned_opt.update_rules import celo2, learned_muon, lstm, rnnprop
+from learned_opt.update_rules.celo2 import is_published, theta_from_published
 
 _FOLDER = Path(__file__).parent
 _RULES: dict[str, Callable[..., UpdateRule]] = {
-    "lstm": lstm,
+    "celo2": celo2,
     "learned_muon": learned_muon,
+    "lstm": lstm,
+    "rnnprop": rnnprop,
 }
 
 
@@ -77,8 +80,10 @@ def load(
 
     Args:
       path: a file that `save_theta(path, theta, {'rule': {'name': 'lstm', …}})` wrote, or a run of
-        `experiments.meta_train`.
-      learning_rate: see `pretrained`.
+        `experiments.meta_train`; or the published weights of Celo2, see
+        `update_rules.celo2.theta_from_published`.
+      learning_rate: see `pretrained`; for a rule with a learning rate of its own, as `celo2` has,
+        that one.
       weight_decay: see `pretrained`.
 
     Raises:
@@ -91,6 +96,13 @@ def load(
 
 def load_rule_file(path: str | os.PathLike) -> tuple[UpdateRule, Theta]:
     """Returns the rule and θ of a file, as `load_pretrained` does; see `load`."""
+    return _with_theta(_settings_in(path), path)
+
+
+def _settings_in(path: str | os.PathLike) -> dict[str, Any]:
+    """How the rule that a file is for is made."""
+    if is_published(load_theta(path)):
+        return {"name": "celo2"}
     settings = load_metadata(path).get("rule")
     if not isinstance(settings, dict) or "name" not in settings:
         raise ValueError(
@@ -103,7 +115,7 @@ def load_rule_file(path: str | os.PathLike) -> tuple[UpdateRule, Theta]:
             f"{path} is for the rule {name!r}, which is none of the library ({', '.join(_RULES)}): "
             "use your rule's own transform(learned_opt.load_theta(path))"
         )
-    return _with_theta(settings, path)
+    return settings
 
 
 def load_pretrained(name: str) -> tuple[UpdateRule, Theta]:
@@ -183,6 +195,8 @@ def pretrained_card(name: str) -> Card:
 def _with_theta(settings: Mapping[str, Any], path: str | os.PathLike) -> tuple[UpdateRule, Theta]:
     settings = dict(settings)
     rule = _RULES[settings.pop("name")](**settings)
+    if is_published(load_theta(path)):
+        return rule, theta_from_published(path)
     return rule, load_theta(path, like=jax.eval_shape(rule.init, jax.random.key(0)))
 
 

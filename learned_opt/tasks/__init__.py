@@ -1,6 +1,7 @@
 """What is optimized: one file a family of problems."""
 
 from learned_opt.tasks.classifier import Classifier, image_classifier
+from learned_opt.tasks.convex_term import WithConvexTerm
 from learned_opt.tasks.families import PerceptronFamily, perceptron_family
 from learned_opt.tasks.flax_model import FlaxTask, from_flax
 from learned_opt.tasks.language_model import LanguageModel, language_model
@@ -19,6 +20,7 @@ __all__ = [
     "Regression",
     "Rescaled",
     "Surface",
+    "WithConvexTerm",
     "autoencoder",
     "from_flax",
     "image_classifier",

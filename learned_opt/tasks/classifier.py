@@ -208,7 +208,7 @@ def _network(network, image_shape, num_classes, settings: dict[str, Any]) -> Net
         return Perceptron(math.prod(image_shape), num_classes, sizes, **given)
     if given:
         raise ValueError(f"{', '.join(given)} belong to network 'mlp', not to {network!r}")
-    if isinstance(network, str):
+    if not callable(network):
         if network not in NETWORKS:
             raise ValueError(
                 f"unknown network {network!r}; known: {', '.join(NETWORKS)}, or a function "

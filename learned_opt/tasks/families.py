@@ -20,7 +20,7 @@ from learned_opt.types import Key, Metrics, Params, Scalar
 
 _ACTIVATIONS = ("relu", "tanh", "sigmoid", "gelu", "elu")
 _GAINS = (0.5, 2.0)  # the range of what starting kernels are multiplied by
-_SMALLEST = 256  # examples in the smallest training set
+_SMALLEST = 512  # examples in the smallest training set
 _DIMS = 8  # inputs of a random function
 _POINTS = 512  # its examples in a split
 _NOISE = 0.1  # the standard deviation of the noise on its values, which have about 1
@@ -32,12 +32,12 @@ class PerceptronFamily:
     r"""Multilayer perceptrons of one shape, with all else drawn for each problem.
 
     An instance draws the source of the images (one data set of several), how many of its first
-    examples are trained on (log-uniformly from 256 on), the activation (ReLU, tanh, sigmoid, GELU
-    or ELU) and the gain of the starting kernels, log-uniformly in [.5, 2] times
-    :math:`1 / \sqrt{\text{fan-in}}`. With `objective='labels'` the loss is the mean cross-entropy,
-    with 'inputs' the mean squared error of an autoencoder, and with 'function' that of a regression
-    on a random function of 8 inputs, itself a perceptron, with noise; its 512 training points are
-    drawn with the instance, and images are then left out.
+    examples are trained on (half of the time all, else log-uniformly from 512 on), the activation
+    (ReLU, tanh, sigmoid, GELU or ELU) and the gain of the starting kernels, log-uniformly in
+    [.5, 2] times :math:`1 / \sqrt{\text{fan-in}}`. With `objective='labels'` the loss is the mean
+    cross-entropy, with 'inputs' the mean squared error of an autoencoder, and with 'function' that
+    of a regression on a random function of 8 inputs, itself a perceptron, with noise; its 512
+    training points are drawn with the instance, and images are then left out.
 
     Make one with `perceptron_family`.
 
@@ -71,7 +71,8 @@ class PerceptronFamily:
         sources, count, _ = self.inputs["train"].shape
         instance["source"] = jax.random.randint(keys[3], (), 0, sources)
         span = math.log(count / min(_SMALLEST, count))
-        size = count * jnp.exp(-span * jax.random.uniform(keys[4]))
+        share = jnp.maximum(jax.random.uniform(keys[4], (), jnp.float32, -1, 1), 0)
+        size = count * jnp.exp(-span * share)
         return instance | {"size": size.astype(jnp.int32)}
 
     def init(self, key: Key, instance: dict[str, jax.Array]) -> Params:
@@ -97,7 +98,7 @@ class PerceptronFamily:
         """The mean loss over a whole split, of 'train' the part that is trained on.
 
         Raises:
-          ValueError: the split is none of 'train' and 'valid'.
+          ValueError: an unknown split.
         """
         inputs, targets = self._examples(instance, split, None)
         losses = self._losses(params, instance, inputs, targets)
@@ -108,7 +109,7 @@ class PerceptronFamily:
 
     def _examples(self, instance, split: str, key: Key | None):
         """Inputs and targets of a minibatch, or of the whole split without a key."""
-        datasets.check_split(split, ("train", "valid"))
+        datasets.check_split(split)
         if self.objective == "function":
             inputs, targets = instance[f"{split}_inputs"], instance[f"{split}_targets"]
             if key is not None:
@@ -144,19 +145,17 @@ class PerceptronFamily:
 
 
 def _random_function(key: Key) -> dict[str, jax.Array]:
-    """Points and values of a random perceptron, with noise, of both splits."""
+    """Points and values of a random perceptron, with noise, of every split."""
     keys = jax.random.split(key, 4)
-    inputs = jax.random.normal(keys[0], (2 * _POINTS, _DIMS))
+    inputs = jax.random.normal(keys[0], (len(datasets.SPLITS), _POINTS, _DIMS))
     first = jax.random.normal(keys[1], (_DIMS, 32)) * 2 / math.sqrt(_DIMS)
     second = jax.random.normal(keys[2], (32, 1)) / math.sqrt(16)
     values = jnp.tanh(inputs @ first) @ second
     values += _NOISE * jax.random.normal(keys[3], values.shape)
-    return {
-        "train_inputs": inputs[:_POINTS],
-        "train_targets": values[:_POINTS],
-        "valid_inputs": inputs[_POINTS:],
-        "valid_targets": values[_POINTS:],
-    }
+    points: dict[str, jax.Array] = {}
+    for split, x, y in zip(datasets.SPLITS, inputs, values, strict=True):
+        points |= {f"{split}_inputs": x, f"{split}_targets": y}
+    return points
 
 
 def perceptron_family(
@@ -167,7 +166,7 @@ def perceptron_family(
     layer_norm: bool = False,
     side: int = 8,
     batch_size: int = 32,
-    examples: int = 8192,
+    examples: int = 16_384,
     data_dir: str | None = None,
 ) -> PerceptronFamily:
     """Makes a `PerceptronFamily` on small grey versions of image data sets.
@@ -205,7 +204,7 @@ def perceptron_family(
         for name in sources
     ]
     inputs, labels = {}, {}
-    for split in ("train", "valid"):
+    for split in datasets.SPLITS:
         count = min(examples, *(len(data[split].labels) for data in loaded))
         flat = [data[split].images[:count].reshape(count, -1) for data in loaded]
         inputs[split] = jnp.stack(flat)

@@ -1,6 +1,8 @@
 """How parameters move: hand-designed rules (θ = hyperparameters) and learned ones (θ = weights)."""
 
 from learned_opt.update_rules import hierarchy
+from learned_opt.update_rules.celo2 import Celo2State, celo2
+from learned_opt.update_rules.fan_in import scaled_by_fan_in
 from learned_opt.update_rules.hand_designed import (
     adadelta,
     adagrad,
@@ -15,14 +17,18 @@ from learned_opt.update_rules.hand_designed import (
 )
 from learned_opt.update_rules.learned_muon import LearnedMuonState, learned_muon
 from learned_opt.update_rules.lstm import LSTMState, lstm
+from learned_opt.update_rules.rnnprop import RNNpropState, rnnprop
 
 __all__ = [
+    "Celo2State",
     "LSTMState",
     "LearnedMuonState",
+    "RNNpropState",
     "adadelta",
     "adagrad",
     "adam",
     "adamw",
+    "celo2",
     "hierarchy",
     "learned_muon",
     "lstm",
@@ -31,5 +37,7 @@ __all__ = [
     "nadam",
     "nesterov",
     "rmsprop",
+    "rnnprop",
+    "scaled_by_fan_in",
     "sgd",
 ]

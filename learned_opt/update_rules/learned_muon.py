@@ -1,12 +1,14 @@
 """Muon and Adam mixed by learned numbers: the general rule."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import AxisType, auto_axes
 
 from learned_opt.types import Params, Theta, UpdateRule
 from learned_opt.update_rules import checks
@@ -15,7 +17,7 @@ from learned_opt.update_rules import checks
 # value. A decay is 1 − (1 − neutral) e^z, a factor neutral · e^z, a weight z itself.
 _DECAYS = {"beta": 0.95, "b1": 0.9, "b2": 0.999}
 _FACTORS = ("orthogonal", "nesterov", "vector")
-_WEIGHTS = ("adam_nesterov", "adam_by_fan_in", "adam", "caution", "weight_decay")
+_WEIGHTS = ("adam_nesterov", "adam_by_fan_in", "adam", "caution", "shrinkage")
 NAMES = (*_DECAYS, *_FACTORS, *_WEIGHTS)
 _SLOPES = ("time", "schedule")
 _TIME = 300.0  # steps: where the feature of time is half way
@@ -48,6 +50,7 @@ def learned_muon(
     *,
     eps: float = 1e-12,
     stacked_axes: Callable[[str, jax.Array], int] = lambda path, param: 0,
+    start: Mapping[str, float] = MappingProxyType({}),
     without: Sequence[str] = (),
 ) -> UpdateRule:
     r"""Orthogonalized momentum and Adam's direction, mixed by learned numbers.
@@ -77,6 +80,7 @@ def learned_muon(
       eps: ε. It is below Adam's 1e-8, so that a loss in other units gives the same steps.
       stacked_axes: tells, from its path (as `"['layers']['kernel']"`) and itself, how many leading
         axes of a parameter number separate matrices, as those of layers that are scanned over.
+      start: z₀ of numbers that θ is not to start neutral, by their names in θ.
       without: what stays neutral and is left out of θ, for ablations: numbers by their names in θ,
         'time' (all z₁) or 'schedule' (all z₂).
 
@@ -85,18 +89,20 @@ def learned_muon(
       learning_rate=…)`. `update` needs the parameters.
 
     Raises:
-      ValueError: something unknown in `without`; from `update`, without the parameters; from
-        `transform`, for a θ of other names or shapes; from `init`, for a parameter of fewer axes
-        than are stacked.
+      ValueError: an unknown name in `start` or `without`; from `update`, without the parameters;
+        from `transform`, for a θ of other names or shapes; from `init`, for a parameter of fewer
+        axes than are stacked.
 
     References: Jordan et al., *Muon: an optimizer for hidden layers in neural networks*, 2024;
     Kingma and Ba, *Adam: a method for stochastic optimization*, 2015; Liang et al., *Cautious
     optimizers*, 2024.
     """
-    unknown = set(without) - {*NAMES, *_SLOPES}
+    unknown = (set(without) | set(start)) - {*NAMES, *_SLOPES}
     if unknown:
         known = ", ".join((*NAMES, *_SLOPES))
-        raise ValueError(f"unknown in without: {', '.join(sorted(unknown))}; known: {known}")
+        raise ValueError(
+            f"unknown number of learned_muon: {', '.join(sorted(unknown))}; known: {known}"
+        )
     features = (0, *(n for n, name in enumerate(_SLOPES, 1) if name not in without))
     shapes = {
         name: jax.ShapeDtypeStruct((len(features),), jnp.float32)
@@ -108,7 +114,10 @@ def learned_muon(
 
     def init(key: jax.Array) -> Theta:
         del key
-        return {name: jnp.zeros(shape.shape, jnp.float32) for name, shape in shapes.items()}
+        return {
+            name: jnp.zeros(shape.shape, jnp.float32).at[0].set(start.get(name, 0.0))
+            for name, shape in shapes.items()
+        }
 
     def num_stacked(params: Params) -> Params:
         """Leading axes of each matrix that are stacked; −1 for parameters that are no matrix."""
@@ -192,9 +201,8 @@ def _numbers(
     came_down = 1 - rate / jnp.maximum(peak, jnp.finfo(jnp.float32).tiny)
     known = (jnp.ones_like(step), (step - _TIME) / (step + _TIME), came_down)
     features = jnp.stack([known[n] for n in which])
-    z = {
-        name: jnp.sum(theta[name] * features) if name in theta else jnp.zeros(()) for name in NAMES
-    }
+    z = {name: jnp.zeros((), jnp.float32) for name in NAMES}
+    z |= {name: jnp.sum(jnp.asarray(own, jnp.float32) * features) for name, own in theta.items()}
     decays = {name: 1 - jnp.minimum((1 - d) * jnp.exp(z[name]), 1) for name, d in _DECAYS.items()}
     factors = {name: jnp.exp(z[name]) for name in _FACTORS}
     weights = {
@@ -202,7 +210,7 @@ def _numbers(
         "adam_by_fan_in": z["adam_by_fan_in"],
         "adam": z["adam"],
         "caution": jnp.clip(z["caution"], 0, 1),
-        "weight_decay": z["weight_decay"] / 10,
+        "shrinkage": z["shrinkage"] / 10,
     }
     return decays | factors | weights
 
@@ -242,10 +250,12 @@ def _update(
         ahead = _ahead(momentum, n["nesterov"] * g, beta, product["beta"])
         num_in = math.prod(jnp.shape(g)[stacked:-1])
         widening = max(1.0, jnp.shape(g)[-1] / num_in) ** 0.5
-        orthogonal = orthogonalize(ahead.reshape(shape)).reshape(g.shape)
+        orthogonal = _in_auto_mode(
+            lambda x: orthogonalize(x.reshape(shape)).reshape(x.shape), ahead
+        )
         direction = n["orthogonal"] * widening * orthogonal
         direction += (n["adam_by_fan_in"] * num_in**-0.5 + n["adam"]) * adam
-        decay += jnp.where(never, 0, n["weight_decay"] * w)
+        decay += jnp.where(never, 0, n["shrinkage"] * w)
     direction = jnp.where(direction * g < 0, 1 - n["caution"], 1) * direction
     update = -rate.astype(dtype) * (jnp.where(never, 0, direction) + decay)
     return update.astype(jnp.result_type(param)), momentum, mean, square
@@ -279,6 +289,14 @@ def orthogonalize(x: jax.Array) -> jax.Array:
         polynomial = b * gram + c * (gram @ gram)
         x = a * x + (x @ polynomial if tall else polynomial @ x)
     return x
+
+
+def _in_auto_mode(fn: Callable[[jax.Array], jax.Array], x: jax.Array) -> jax.Array:
+    """fn(x), where axes of x are explicitly sharded with products left to the compiler."""
+    sharding = jax.typeof(x).sharding
+    if any(kind == AxisType.Explicit for kind in sharding.mesh.axis_types):
+        return auto_axes(fn, out_sharding=sharding)(x)
+    return fn(x)
 
 
 def _zeros_like(param: jax.Array) -> jax.Array:

@@ -6,7 +6,6 @@ into updates (Andrychowicz et al., *Learning to learn by gradient descent by gra
 """
 
 import functools
-import math
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -16,7 +15,8 @@ import optax
 
 from learned_opt.networks.functional import functional
 from learned_opt.types import Params, Theta, UpdateRule
-from learned_opt.update_rules import checks, features
+from learned_opt.update_rules import checks, features, recurrent
+from learned_opt.update_rules.fan_in import scaled_by_fan_in
 
 
 class LSTMState(NamedTuple):
@@ -37,6 +37,7 @@ def lstm(
     *,
     preprocess: Literal["log_sign"] | None = "log_sign",
     output_scale: float = 0.1,
+    fan_in: int | None = None,
 ) -> UpdateRule:
     r"""The coordinatewise LSTM optimizer of Andrychowicz et al. (2016).
 
@@ -59,6 +60,8 @@ def lstm(
       hidden_sizes: units in each LSTM layer, at least one layer.
       preprocess: 'log_sign', or None to feed the raw gradient (as on the paper's quadratics).
       output_scale: factor on the network's output.
+      fan_in: with it, steps of matrices are multiplied by it and divided by their own fan-in, see
+        `scaled_by_fan_in`; the rule is not coordinatewise then.
 
     Returns:
       An `UpdateRule`. Its transformation raises `TypeError` at `init` for parameters that are not
@@ -77,11 +80,7 @@ def lstm(
       >>> updates['w'].shape, state.hidden[0]['w'].shape
       ((3, 2), (3, 2, 20))
     """
-    hidden_sizes = tuple(hidden_sizes)
-    if not hidden_sizes or any(size < 1 for size in hidden_sizes):
-        raise ValueError(f"hidden_sizes must be positive integers, got {hidden_sizes}")
-    if not (math.isfinite(output_scale) and output_scale > 0):
-        raise ValueError(f"output_scale must be a positive finite number, got {output_scale}")
+    hidden_sizes = recurrent.check_sizes(hidden_sizes, output_scale)
     from learned_opt.update_rules.lstm_network import LSTMNetwork  # flax.nnx: half a second
 
     num_features, preprocess_fn = features.preprocessor(preprocess)
@@ -94,48 +93,28 @@ def lstm(
 
         def init_fn(params: Params) -> LSTMState:
             checks.check_params(params)
-
-            def zeros(size: int) -> Params:
-                def like(p):  # derived from p, which gives it p's sharding
-                    zero = jnp.expand_dims(jnp.zeros_like(p, dtype), axis)
-                    return jnp.repeat(zero, size, axis=axis)
-
-                return jax.tree.map(like, params)
-
-            return LSTMState(
-                hidden=tuple(zeros(size) for size in hidden_sizes),
-                cell=tuple(zeros(size) for size in hidden_sizes),
-            )
+            zero = recurrent.zeros(params, hidden_sizes, dtype, axis)
+            return LSTMState(hidden=zero, cell=zero)
 
         def update_fn(updates, state, params=None, **extra_args: Any):
             del params, extra_args
             if axis == -1:
                 checks.check_same_tree(updates, state.hidden[0], trailing_axes=1)
-            grads: list[Any] = jax.tree.leaves(updates)
-            treedef: Any = jax.tree.structure(updates)
-            hidden = zip(*map(jax.tree.leaves, state.hidden), strict=True)
-            cell = zip(*map(jax.tree.leaves, state.cell), strict=True)
-            outputs, new_hidden, new_cell = [], [], []
-            for g, h, c in zip(map(jnp.asarray, grads), hidden, cell, strict=True):
-                seen = (g != 0) | (c[0] != 0).any(axis)
-                wide = g.astype(jnp.promote_types(g.dtype, dtype))
-                x = preprocess_fn(wide, axis).astype(dtype)
-                x = jnp.where(jnp.expand_dims(seen, axis), x, 0)
-                out, h, c = apply(theta, x, h, c, seen.astype(dtype), axis)
-                outputs.append((output_scale * out).astype(g.dtype))
-                new_hidden.append(h)
-                new_cell.append(c)
-
-            def by_layer(leaves: list) -> tuple[Params, ...]:
-                return tuple(
-                    treedef.unflatten([leaf[n] for leaf in leaves])
-                    for n in range(len(hidden_sizes))
-                )
-
-            return treedef.unflatten(outputs), LSTMState(by_layer(new_hidden), by_layer(new_cell))
+            outputs, hidden, cell = recurrent.step(
+                apply,
+                theta,
+                lambda g: preprocess_fn(g, axis),
+                recurrent.wide(updates, theta),
+                (),
+                state.hidden,
+                state.cell,
+                axis,
+            )
+            return recurrent.as_updates(outputs, output_scale, updates), LSTMState(hidden, cell)
 
         return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
-    return UpdateRule(
+    rule = UpdateRule(
         init, transform, coordinatewise=True, coordinates_last=functools.partial(transform, axis=0)
     )
+    return rule if fan_in is None else scaled_by_fan_in(rule, fan_in)

@@ -39,10 +39,28 @@ class LSTMCell(nnx.Module):
 
 
 class LSTMNetwork(nnx.Module):
-    """Stacked LSTM cells and a linear output of one number a coordinate."""
+    """Stacked LSTM cells and a linear output of one number a coordinate.
 
-    def __init__(self, in_features: int, hidden_sizes: Sequence[int], *, rngs: nnx.Rngs):
+    With `input_size` there is a linear layer with ELU in front of them.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        hidden_sizes: Sequence[int],
+        *,
+        input_size: int | None = None,
+        rngs: nnx.Rngs,
+    ):
         """Draws the cells; the output layer starts at zero, so that no parameter moves at first."""
+        self.has_input_layer = input_size is not None
+        if input_size is not None:
+            normal = jax.random.normal(rngs.params(), (input_size, in_features), jnp.float32)
+            self.input = nnx.Dict(
+                kernel=nnx.Param(normal / math.sqrt(in_features)),
+                bias=nnx.Param(jnp.zeros(input_size, jnp.float32)),
+            )
+            in_features = input_size
         sizes = (in_features, *hidden_sizes)
         self.cells = nnx.Dict(
             {
@@ -62,6 +80,9 @@ class LSTMNetwork(nnx.Module):
         `seen` is 1 where the coordinate has had a gradient and 0 elsewhere; x must be 0 there.
         """
         seen = jnp.expand_dims(seen, axis)
+        if self.has_input_layer:
+            kernel, bias = self.input.kernel[...], self.input.bias[...]
+            x = jax.nn.elu(_affine(kernel, bias, x, seen, axis=axis))
         new_hidden, new_cell = [], []
         for layer, h, c in zip(self.cells.values(), hidden, cell, strict=True):
             x, c = layer(x, h, c, seen, axis)

@@ -27,6 +27,7 @@ def finished(tmp_path):
     theta = make_rule(config.rule).init(jax.random.key(3))
     save_theta(workdir / "theta.npz", theta, {"rule": config.rule.to_dict()})
     results = {
+        "ended_above_start": 2,
         "best_validation_score": 0.05,
         "inner_steps": 51_200_000,
         "minutes": 12.3456,
@@ -46,7 +47,11 @@ def test_from_the_command_line(finished, tmp_path):
     subprocess.run(run, check=True, cwd=ROOT, capture_output=True)
     card = json.loads((tmp_path / "out" / "lstm_quadratic.json").read_text())
     assert card["cost"] == {"inner_steps": 51_200_000, "minutes": 12.3, "device": "cpu:0, cpu:1"}
-    assert card["results"] == {"best_validation_score": 0.05, "loss at step 100": 0.04}
+    assert card["results"] == {
+        "best_validation_score": 0.05,
+        "validation_problems_that_end_above_their_start": 2,
+        "loss at step 100": 0.04,
+    }
     assert card["fails"] == ["Diverges on others.", "Slow."]
     assert "platform" not in card["versions"] and card["versions"]["learned_opt"] == __version__
     assert card["rule"]["name"] == "lstm" and card["seed"] == 0

@@ -9,15 +9,20 @@ import sys
 import time
 from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from absl import flags
 
 from experiments import meta_train
+from experiments.common.launch import check_fields
+from experiments.common.meta_config import DEFAULTS
 from experiments.common.workdir import open_workdir
 from experiments.configs.meta_train import lstm_mnist, lstm_quadratic
 from learned_opt.metrics import read_metrics
+from learned_opt.tasks import Quadratic
 from learned_opt.theta_files import load_theta
+from learned_opt.update_rules import sgd
 
 ROOT = Path(__file__).parents[2]
 TINY = {
@@ -90,6 +95,19 @@ def test_leaves_everything_behind(finished):
     scores = {r["step"]: r["validation_score"] for r in records if "validation_score" in r}
     assert list(scores) == [4, 6, 8, 12]  # every 4 updates, and at the end of each stage
     assert results["best_validation_score"] == min(scores.values())
+    above = {r["step"]: r["ended_above_start"] for r in records if "validation_score" in r}
+    assert above.keys() == scores.keys() and all(0 <= n <= 8 for n in above.values())
+    assert results["ended_above_start"] == above[results["best_step"]]
+
+
+def test_validation_counts_the_runs_that_end_above_their_start():
+    config = lstm_quadratic.get_config()
+    config.update(validation_problems=8, validation_window=1)
+    tasks = {"": Quadratic(3)}
+    for rate, number in [(0.01, 0), (-0.01, 8)]:
+        validate = meta_train._validation(sgd(), tasks, check_fields(config, DEFAULTS))
+        score, metrics = validate({"learning_rate": jnp.float32(rate)})
+        assert np.isfinite(score) and metrics == {"ended_above_start": number}
 
 
 def test_killed_at_any_moment_it_ends_with_the_same_bits(finished, tmp_path):
@@ -138,6 +156,7 @@ def test_a_mixture_killed_five_times_ends_with_the_same_bits(tmp_path):
     names = {name for record in read_metrics(whole) for name in record}
     for part in ("mlp", "conv", "quadratics"):
         assert {f"{part}/meta_loss", f"{part}/validation_loss"} <= names
+        assert f"{part}/ended_above_start" in names
     for wanted in (2, 4, 6, 8, 10):
         process = subprocess.Popen(
             command(killed, **settings), cwd=ROOT, env=environment(), stderr=subprocess.DEVNULL

@@ -14,6 +14,7 @@ from learned_opt.meta_training import (
     NRES,
     PES,
     FullES,
+    Imitation,
     Mixture,
     TruncatedBPTT,
     TruncatedES,
@@ -62,6 +63,9 @@ ESTIMATORS = {
     "scaled mixture": Mixture(
         [(TruncatedBPTT(task=Quadratic(3), **SETTINGS), 1.0), (Smallest(Quadratic(2)), 2.0)],
         scaling="running",
+    ),
+    "imitation": Imitation(
+        task=Quadratic(3), rule=RULE, teacher_rate=0.1, num_tasks=4, unroll_length=5, horizon=20
     ),
     "smallest": Smallest(Quadratic(3)),
     **{

@@ -11,6 +11,7 @@ from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from learned_opt.networks import Perceptron
 from learned_opt.tasks import Classifier, image_classifier
 
 ACTIVATIONS = {
@@ -270,6 +271,10 @@ def _with_state(image_shape, num_classes, rngs):
     [
         ({"activation": "swish"}, "unknown activation 'swish'; known: sigmoid, tanh, relu, gelu"),
         ({"network": "vgg"}, "unknown network 'vgg'; known: mlp, .* or a function make"),
+        (
+            {"network": Perceptron(4, 3)},
+            "unknown network Perceptron.*; known: mlp, .* or a function",
+        ),
         (
             {"network": "small_cnn", "hidden_sizes": (3,), "init_scale": 0.1},
             "hidden_sizes, init_scale belong to network 'mlp', not to 'small_cnn'",

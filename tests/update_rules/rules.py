@@ -7,7 +7,10 @@ import optax
 import pytest
 
 from learned_opt.update_rules import hand_designed, hierarchy
+from learned_opt.update_rules.celo2 import celo2
+from learned_opt.update_rules.learned_muon import learned_muon
 from learned_opt.update_rules.lstm import lstm
+from learned_opt.update_rules.rnnprop import rnnprop
 
 RULES = {
     "sgd": hand_designed.sgd(),
@@ -35,6 +38,10 @@ RULES = {
     },
     "lstm": lstm((4, 3)),
     "lstm_raw": lstm((4,), preprocess=None),
+    "rnnprop": rnnprop((4, 3), input_size=3),
+    "celo2": celo2(),
+    "celo2_base": celo2(orthogonalize=False, vectors="rule"),
+    "learned_muon": learned_muon(),
 }
 
 # The rules that take complex parameters, and what of optax they must agree with.
@@ -51,21 +58,17 @@ COMPLEX = {
 
 # Rules of the hierarchy are alike: RMSProp and NAdam stand for the others in the fast tests.
 FAST = ("hierarchy.rmsprop", "hierarchy.nadam")
+SLOW = [n for n in RULES if n.startswith("hierarchy.") and n not in FAST] + ["celo2_base"]
 every_rule = pytest.mark.parametrize(
     "name",
-    [
-        pytest.param(name, marks=pytest.mark.slow)
-        if name.startswith("hierarchy.") and name not in FAST
-        else name
-        for name in RULES
-    ],
+    [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in RULES],
 )
 
 
 def make_theta(name, seed=0):
     """θ of a rule, moved off its start so that a learned rule moves the parameters."""
     theta = RULES[name].init(jax.random.key(seed))
-    if not name.startswith("lstm"):
+    if not name.startswith(("lstm", "rnnprop", "learned_muon")):
         return theta
     leaves, treedef = jax.tree.flatten(theta)
     keys = jax.random.split(jax.random.key(seed + 1), len(leaves))

@@ -145,9 +145,14 @@ def test_map_params_finds_the_state(name):
         sizes[kind] += leaf.size
     num_params = sum(p.size for p in jax.tree.leaves(params))
     assert sizes["rest"] <= 16  # step counts and constants
-    if name == "muon":
-        matrix = params["layer"][0]["w"].size
+    matrix = params["layer"][0]["w"].size
+    if name.startswith("celo2"):  # one number more for each row and column, and for a vector's
+        vectors = num_params - matrix
+        assert sizes["params"] == 4 * matrix + 3 * (2 + 3) + vectors * (2 if name == "celo2" else 7)
+    elif name == "muon":
         assert sizes["params"] == matrix + 2 * (num_params - matrix)
+    elif name == "learned_muon":
+        assert sizes["params"] == matrix + 2 * num_params
     else:
         assert sizes["params"] % num_params == 0
         assert (sizes["params"] == 0) == (name in ("sgd", "hierarchy.sgd"))
@@ -167,11 +172,11 @@ def test_sharded_parameters_give_the_one_device_result(name, axis_type):
     expected = jax.jit(tx.update)(grads, state, params)
 
     def shard(x, param):
-        spec = P("shards")
+        spec = P("shards") if x.shape[:1] == param.shape[:1] else P()  # Celo2 keeps averages too
         return jax.device_put(x, NamedSharding(mesh, spec))
 
     state = jax.device_put(state, NamedSharding(mesh, P()))
-    if name == "muon":  # its states are masked, each leaf shaped like its parameter
+    if name in ("muon", "learned_muon"):  # states are masked, each leaf shaped like its parameter
         state = optax.tree.map_params(tx, lambda s: shard(s, s), state)
     else:
         state = optax.tree.map_params(tx, shard, state, params)

@@ -149,7 +149,7 @@ def test_a_coordinate_without_a_gradient_never_moves(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["lstm", "muon"])
+@pytest.mark.parametrize("name", ["lstm", "muon", "learned_muon"])
 def test_a_coordinate_without_a_gradient_never_moves_in_a_thousand_steps(name):
     assert_still_coordinates_stay(name, 1000)
 
@@ -226,6 +226,9 @@ def test_gradients_of_another_tree_are_refused(name, grads, message):
         "hierarchy.sgd",
         "adamw",
         "muon",
+        "learned_muon",
+        "celo2",
+        "celo2_base",
     ):  # no state to compare with; these need parameters
         with pytest.raises(ValueError, match=message):
             tx.update(grads, tx.init(params))

@@ -125,7 +125,7 @@ def _in_numpy(theta, rates, params, weight_decay):
                     x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
                 d = math.exp(z["orthogonal"]) * math.sqrt(max(1, num_out / num_in)) * x
                 d = d + (z["adam_by_fan_in"] / math.sqrt(num_in) + z["adam"]) * adam
-                decay = decay + z["weight_decay"] / 10 * w
+                decay = decay + z["shrinkage"] / 10 * w
             d = np.where(d * g < 0, 1 - np.clip(z["caution"], 0, 1), 1) * d
             params[k] = w - rate * (d + decay)
     return params
@@ -185,6 +185,14 @@ def test_knobs_take_the_place_of_the_defaults():
     chex.assert_trees_all_close(double, jax.tree.map(lambda u: 2 * u, single), rtol=1e-5)
 
 
+def test_theta_starts_where_it_is_told():
+    theta = learned_muon(start={"adam": 0.5}, without=("time",)).init(None)
+    assert theta["adam"].tolist() == [0.5, 0.0]
+    assert not any(np.any(z) for name, z in theta.items() if name != "adam")
+    with pytest.raises(ValueError, match="unknown number of learned_muon: rate"):
+        learned_muon(start={"rate": 1.0})
+
+
 def test_says_what_it_needs():
     tx = learned_muon().transform(learned_muon().init(None))
     with pytest.raises(ValueError, match="needs the parameters"):
@@ -207,7 +215,7 @@ def test_what_is_left_out_is_neutral(without):
     rule = learned_muon(schedule, without=without)
     chex.assert_trees_all_equal_shapes(rule.init(None), less)
     _assert_alike(rule.transform(less), learned_muon(schedule).transform(neutral), steps=5)
-    with pytest.raises(ValueError, match="unknown in without: momentum; known: beta, b1"):
+    with pytest.raises(ValueError, match="unknown number of learned_muon: momentum; known: beta"):
         learned_muon(without=("momentum",))
 
 

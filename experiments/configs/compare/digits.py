@@ -13,18 +13,14 @@ is reported as found.
 
 from ml_collections import ConfigDict
 
+from experiments.common.small_mlp import small_mlp
+
 
 def get_config() -> ConfigDict:
     return ConfigDict(
         {
             "seed": 0,
-            "task": {
-                "name": "image_classifier",
-                "dataset": "digits",
-                "hidden_sizes": (20,),
-                "activation": "sigmoid",
-                "batch_size": 128,
-            },
+            "task": small_mlp("digits"),
             "rules": ("sgd", "nesterov", "momentum", "rmsprop", "adam", "muon", "lstm_mnist"),
             "num_seeds": 64,
             "num_steps": 100,

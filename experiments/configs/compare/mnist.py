@@ -13,18 +13,14 @@ Expected, mean training loss at step 100 over 256 seeds (± .005): SGD .378, Nes
 
 from ml_collections import ConfigDict
 
+from experiments.common.small_mlp import small_mlp
+
 
 def get_config() -> ConfigDict:
     return ConfigDict(
         {
             "seed": 0,
-            "task": {
-                "name": "image_classifier",
-                "dataset": "mnist",
-                "hidden_sizes": (20,),
-                "activation": "sigmoid",
-                "batch_size": 128,
-            },
+            "task": small_mlp("mnist"),
             "rules": ("sgd", "nesterov", "momentum", "rmsprop", "adam", "lstm_mnist"),
             "num_seeds": 256,
             "num_steps": 200,

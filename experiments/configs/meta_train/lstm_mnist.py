@@ -19,18 +19,14 @@ digit to differ.
 
 from ml_collections import ConfigDict
 
+from experiments.common.small_mlp import small_mlp
+
 
 def get_config() -> ConfigDict:
     return ConfigDict(
         {
             "seed": 0,
-            "task": {
-                "name": "image_classifier",
-                "dataset": "mnist",
-                "hidden_sizes": (20,),
-                "activation": "sigmoid",
-                "batch_size": 128,
-            },
+            "task": small_mlp("mnist"),
             "rule": {
                 "name": "lstm",
                 "hidden_sizes": (20, 20),

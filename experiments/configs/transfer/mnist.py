@@ -12,18 +12,14 @@ Expected, step 100: the LSTM .206 ± .004 on 40 units (Nesterov .266), .299 ± .
 
 from ml_collections import ConfigDict
 
+from experiments.common.small_mlp import small_mlp
+
 
 def get_config() -> ConfigDict:
     return ConfigDict(
         {
             "seed": 0,
-            "task": {
-                "name": "image_classifier",
-                "dataset": "mnist",
-                "hidden_sizes": (20,),
-                "activation": "sigmoid",
-                "batch_size": 128,
-            },
+            "task": small_mlp("mnist"),
             "problems": {
                 "as trained": {},
                 "40 units": {"hidden_sizes": (40,)},

@@ -13,19 +13,14 @@ RMSProp 7.4, Adam 8.5, NAdam 7.8, lstm_mnist 6.8.
 
 from ml_collections import ConfigDict
 
+from experiments.common.small_mlp import small_mlp
 from experiments.common.study_config import study_config
 
 
 def get_config() -> ConfigDict:
     return study_config(
         "mlp_mnist",
-        {
-            "name": "image_classifier",
-            "dataset": "mnist",
-            "hidden_sizes": (20,),
-            "activation": "sigmoid",
-            "batch_size": 128,
-        },
+        small_mlp("mnist"),
         lanes=50,
         levels=("learning_rate", "momentum", "eps", "final"),
         num_steps=200,

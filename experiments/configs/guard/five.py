@@ -1,0 +1,51 @@
+r"""A guarded `lstm_mnist` beside its fallback, on five problems; it was trained on that of MNIST.
+
+    python -m experiments.guard --config=experiments/configs/guard/five.py --workdir=DIR \
+        --text_file=FILE
+
+The text is any file in UTF-8. The data sets are read from TFDS_DATA_DIR or --data_dir.
+
+Run time: about 15 minutes on one core.
+
+Expected: TODO
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+    images = {"name": "image_classifier", "batch_size": 128}
+    return ConfigDict(
+        {
+            "seed": 0,
+            "task": {"length": 32, "batch_size": 32},  # of the text
+            "problems": {
+                "Fashion-MNIST, MLP 784-100-10, ReLU": {
+                    **images,
+                    "dataset": "fashion_mnist",
+                    "hidden_sizes": (100,),
+                    "activation": "relu",
+                },
+                "Fashion-MNIST, conv net, BatchNorm": {
+                    "name": "experiments.common.guard_tasks:conv_net"
+                },
+                "text, transformer": {
+                    "name": "language_model",
+                    "network": "transformer",
+                    "hidden_size": 32,
+                    "num_layers": 2,
+                },
+                "diabetes, MLP 10-32-1, ReLU": {"name": "experiments.common.guard_tasks:diabetes"},
+                "MNIST, MLP 784-20-10, sigmoid": {
+                    **images,
+                    "dataset": "mnist",
+                    "hidden_sizes": (20,),
+                    "activation": "sigmoid",
+                },
+            },
+            "rule": "lstm_mnist",
+            "fallback": "adam",
+            "num_seeds": 5,
+            "num_steps": 1000,
+        }
+    )

@@ -1,0 +1,52 @@
+"""What the case `guard` of `scripts/benchmark` measures."""
+
+import time
+
+import jax
+import optax
+
+from learned_opt import guard
+from learned_opt.unroll import init_inner, inner_step
+from learned_opt.update_rules import adam, lstm, muon
+
+
+def measure(task, quick, names=("adam", "muon", "lstm")):
+    """Times whole training steps: of each rule guarded, of the rule, of Adam and of SGD.
+
+    The guarded rule is compared with the rule and Adam in one step, as both have to be computed:
+    `step + overhead of Adam`, the overhead being the time beyond that of SGD. The steps take turns,
+    so that what else the machine does meets them alike; of each the fastest counts.
+    """
+    key = jax.random.key(0)
+    made = {"adam": adam, "muon": muon, "lstm": lstm}
+    rules = {name: made[name]() for name in names}
+    transforms = {name: rule.transform(rule.init(key)) for name, rule in rules.items()}
+    plain = {"sgd": optax.sgd(0.1), "adam": adam().transform(adam().init(key))}
+    steps = plain | transforms
+    steps |= {f"guarded_{name}": guard(tx) for name, tx in transforms.items()}
+    calls = {name: _call(tx, task, key) for name, tx in steps.items()}
+    times = {name: [] for name in calls}
+    for _ in range(2 if quick else 15):
+        for name, call in calls.items():
+            start = time.perf_counter()
+            call()
+            times[name].append(time.perf_counter() - start)
+    ms = {name: 1e3 * min(found) for name, found in times.items()}
+    row = {f"{name}_ms": value for name, value in ms.items()}
+    for name in rules:
+        both = ms[name] + ms["adam"] - ms["sgd"]
+        row[f"{name}_ratio"] = ms[f"guarded_{name}"] / both
+    return {"num_parameters": sum(p.size for p in jax.tree.leaves(task.init(key, ()))), **row}
+
+
+def _call(tx, task, key):
+    """A step on its own state, which it replaces; compiled and run once."""
+    step = jax.jit(lambda state, task: inner_step(tx, task, state, key)[0], donate_argnums=0)
+    box = [init_inner(tx, task, key)]
+
+    def call():
+        box[0] = step(box[0], task)
+        jax.block_until_ready(box[0])
+
+    call()
+    return call
