@@ -273,7 +273,7 @@ def _with_state(image_shape, num_classes, rngs):
         ({"network": "vgg"}, "unknown network 'vgg'; known: mlp, .* or a function make"),
         (
             {"network": Perceptron(4, 3)},
-            "unknown network Perceptron.*; known: mlp, .* or a function",
+            "unknown network Perceptron.*; known: mlp, .* or",
         ),
         (
             {"network": "small_cnn", "hidden_sizes": (3,), "init_scale": 0.1},
