@@ -91,6 +91,7 @@ def main(config: ConfigDict, workdir: Path, data_dir: str | None) -> None:
                 num_meta_steps=stage.end,
                 validate=validate,
                 validate_every=config.validate_every,
+                validate_start=bool(config.probe),
                 patience=config.patience or None,
                 log_every=config.log_every,
                 write=writer.write if writer else lambda step, metrics: None,

@@ -133,6 +133,7 @@ def train(
     num_meta_steps: int,
     validate: Callable[[Theta], float | tuple[float, dict[str, float]]] | None = None,
     validate_every: int = 100,
+    validate_start: bool = False,
     patience: int | None = None,
     log_every: int = 10,
     write: Callable[[int, dict[str, float]], None] = lambda step, metrics: None,
@@ -154,6 +155,7 @@ def train(
         `validate_every` meta-updates and at the end. The θ with the lowest score is kept. Or
         `theta -> (score, metrics)`, with what else is to be written.
       validate_every: meta-updates between validations.
+      validate_start: whether the θ that training starts from is validated too.
       patience: ends training early after this many validations in a row without a better score;
         None never does.
       log_every: meta-updates that one record of metrics averages over.
@@ -182,6 +184,8 @@ def train(
         estimator = jax.device_put(estimator, everywhere)
     pending: list[Metrics] = []
     clock = time.perf_counter()
+    if validate and validate_start and step == 0:
+        state = _validate(validate, state, step, write, report)
     with _interruption() as interrupted:
         while step < num_meta_steps and not _out_of_patience(state, patience, validate_every):
             meta, metrics = meta_step(estimator, meta_optimizer, state.meta)

@@ -36,7 +36,7 @@ def get_config() -> ConfigDict:
             64,
             200,
         ),
-        "digits_cnn": (images | {"dataset": "digits", "network": "normed_cnn"}, 64, 100),
+        "digits_cnn": (images | {"dataset": "digits", "network": "normed_cnn"}, 64, 200),
         "mnist_mlp": (
             images | {"dataset": "mnist", "hidden_sizes": (20,), "activation": "sigmoid"},
             128,
@@ -62,7 +62,7 @@ def get_config() -> ConfigDict:
         "diabetes": (
             {"name": "regression", "hidden_sizes": (32, 32), "activation": "tanh"},
             32,
-            100,
+            200,
         ),
         "mnist_autoencoder": (
             {"name": "autoencoder", "dataset": "mnist", "hidden_sizes": (64, 16, 64)},
