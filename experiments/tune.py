@@ -25,7 +25,7 @@ import json
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -34,20 +34,19 @@ from ml_collections import ConfigDict
 from rich.table import Table
 
 from experiments.common import plain_defaults
-from experiments.common.build import HIERARCHY, is_pretrained, load_rule, make_task
+from experiments.common.build import HIERARCHY, make_task
 from experiments.common.comparison import number, print_tables
+from experiments.common.find_studies import Study, find_studies
 from experiments.common.launch import check_fields, check_positive, launch
-from experiments.common.lookup import find_file
 from experiments.common.names import display_name
 from experiments.common.progress import Progress
 from experiments.common.workdir import open_workdir, write_json
 from learned_opt import studies
 from learned_opt.figures import studies as study_plots
-from learned_opt.pretrained import pretrained_names
 from learned_opt.studies import statistics
-from learned_opt.studies.spaces import SearchSpace, around_best, load_space
+from learned_opt.studies.spaces import around_best
 from learned_opt.studies.trials import scores as all_scores
-from learned_opt.types import Task, Theta, UpdateRule
+from learned_opt.types import Task
 
 _WINNER = 0x7769_6E6E  # folded into the key: the winner meets starts that tuning has not seen
 
@@ -78,33 +77,10 @@ _FREE = (  # between calls
 )  # fmt: skip
 
 
-class Study(NamedTuple):
-    """One rule's study on one level.
-
-    Attributes:
-      rule_name: the rule's.
-      rule: the rule.
-      level: the level whose space it is.
-      space: where it is searched.
-      theta: θ of a rule without knobs, else None.
-    """
-
-    rule_name: str
-    rule: UpdateRule
-    level: str
-    space: SearchSpace
-    theta: Theta | None
-
-    @property
-    def folder(self) -> Path:
-        """Where it is kept, below the work directory's `studies` and `winners`."""
-        return Path(self.level) / self.rule_name
-
-
 def main(config: ConfigDict, workdir: Path, data_dir: str | None) -> None:
     """Runs or goes on with the studies of one workload."""
     config = _checked(config)
-    levels = _find_studies(config)
+    levels = find_studies(config)
     task = make_task(config.task, data_dir)
     _check_metric(config, task)
     mesh = _mesh(config)
@@ -193,43 +169,6 @@ def _check_metric(config: ConfigDict, task: Task) -> None:
     known = jax.eval_shape(metrics, jax.random.key(0))
     if config.metric == "error" and "accuracy" not in known:
         raise ValueError(f"{config.workload} has no accuracy: set metric to 'loss'")
-
-
-def _find_studies(config: ConfigDict) -> dict[str, list[Study]]:
-    """The studies of each level. A rule without a file there has that of the level before."""
-    found: dict[str, list[Study]] = {level: [] for level in config.levels}
-    for name in config.rules:
-        if is_pretrained(name):
-            rule, theta = load_rule(name)
-            study = Study(name, rule, "learned", SearchSpace(name, {}), theta)
-            found[config.levels[-1]].append(study)
-            continue
-        if name not in HIERARCHY:
-            known = ", ".join([*HIERARCHY, *pretrained_names()])
-            raise ValueError(f"unknown rule {name!r}; known: {known}")
-        before = None
-        for level in config.levels:
-            path = find_file(config.spaces) / level / f"{name}.json"
-            if path.exists():
-                before = _with_space(name, level, path)
-            elif before is None:
-                raise FileNotFoundError(
-                    f"there is no search space {path}; set spaces and levels to folders with one"
-                )
-            found[level].append(before)
-    return found
-
-
-def _with_space(name: str, level: str, path: Path) -> Study:
-    space = load_space(path)
-    rule = HIERARCHY[name]()
-    if space.rule != name:
-        raise ValueError(f"{path} is a space of {space.rule}")
-    try:
-        space.check(rule.init(jax.random.key(0)))
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
-    return Study(name, rule, level, space, None)
 
 
 def _run(

@@ -15,6 +15,7 @@ from learned_opt.update_rules.hand_designed import (
     rmsprop,
     sgd,
 )
+from learned_opt.update_rules.knobs import with_knobs_as_theta
 from learned_opt.update_rules.learned_muon import LearnedMuonState, learned_muon
 from learned_opt.update_rules.lstm import LSTMState, lstm
 from learned_opt.update_rules.rnnprop import RNNpropState, rnnprop
@@ -40,4 +41,5 @@ __all__ = [
     "rnnprop",
     "scaled_by_fan_in",
     "sgd",
+    "with_knobs_as_theta",
 ]
