@@ -224,19 +224,19 @@ def test_a_run_in_which_the_rule_wins_is_the_rules_own_run_delayed():
     chex.assert_trees_all_close(points[5], params, rtol=1e-6)
 
 
-def test_a_rule_that_diverges_leaves_the_fallbacks_run():
+@pytest.mark.parametrize("rate", [0.3, 30.0])
+def test_a_rule_that_diverges_leaves_the_fallbacks_run(rate):
     """Even the fallback's moments are those that it would have had."""
     task, key = Quadratic(5), jax.random.key(0)
     fallback = optax.adam(0.05)
-    tx = guard(optax.sgd(30.0), fallback, max_ratio=math.inf)
+    tx = guard(optax.sgd(rate), fallback, max_ratio=math.inf)
     start = lambda tx: init_inner(tx, task, key)  # noqa: E731
     guarded, losses = unroll(tx, task, start(tx), key, 300)
-    plain, plain_losses = unroll(fallback, task, start(fallback), key, 300)
-    assert np.isfinite(losses).all()
-    assert losses[-1] <= 1.1 * plain_losses[-1]
+    _, plain = unroll(fallback, task, start(fallback), key, 300)
     report = guard_report(guarded.opt_state)
-    assert report["trips"]["rise"] >= 1 and report["restores"] >= 1
-    assert report["fallback_steps"] >= 280
+    assert sum(report["trips"].values()) >= 1 and report["restores"] >= 1
+    assert report["fallback_steps"] >= 270
+    np.testing.assert_allclose(losses[-1], plain[report["fallback_steps"] - 1], rtol=0.01)
 
 
 def test_a_rule_that_does_not_move_loses_the_duel():
@@ -358,8 +358,15 @@ def check_fuzz(name, dtype, lanes):
         assert rule_steps.sum() > lanes / 10
 
 
-@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
-@pytest.mark.parametrize("name", ["adam", "hierarchy.nadam", "lstm"])
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [
+        ("adam", "float16"),
+        ("adam", "float64"),
+        ("hierarchy.nadam", "bfloat16"),
+        ("lstm", "float32"),
+    ],
+)
 def test_no_update_is_ever_infinite(name, dtype):
     check_fuzz(name, dtype, 200)
 
