@@ -61,6 +61,12 @@ def test_benchmark_of_a_training_step():
 
 
 @pytest.mark.slow
+def test_benchmark_of_the_general_rule():
+    (row,) = benchmark("--quick", "general")
+    assert row["4x64x64"]["ratio_to_muon"] > 0
+    assert row["training_step"]["ratio_to_muon"] > 0
+
+
 def test_benchmark_of_a_guard():
     (row,) = benchmark("--quick", "guard")
     for name in ("adam", "muon", "lstm"):

@@ -163,13 +163,25 @@ def celo2(
             def zeros(make: Callable[[str, jax.Array], jax.Array]) -> Params:
                 return jax.tree.map_with_path(lambda path, p: make(kind(path, p), p), params)
 
-            # derived from the parameters, which gives them the parameters' sharding
-            like = zeros(lambda _, p: jnp.zeros_like(p))
-            slow = zeros(lambda k, p: _nothing(p) if k == "adam" else jnp.zeros_like(p))
-            row = zeros(lambda k, p: _reduced(k, jnp.zeros_like(p), 0))
-            col = zeros(lambda k, p: _reduced(k, jnp.zeros_like(p), 1))
+            # derived from the parameters, which gives them the parameters' sharding; each one a
+            # buffer of its own, so that a state can be donated
+            def like():
+                return zeros(lambda _, p: jnp.zeros_like(p))
+
+            def slow():
+                return zeros(lambda k, p: _nothing(p) if k == "adam" else jnp.zeros_like(p))
+
+            def factored(axis):
+                return tuple(
+                    zeros(lambda k, p: _reduced(k, jnp.zeros_like(p), axis)) for _ in range(3)
+                )
+
             return Celo2State(
-                jnp.zeros((), jnp.int32), (like, slow, slow), like, (row,) * 3, (col,) * 3
+                jnp.zeros((), jnp.int32),
+                (like(), slow(), slow()),
+                like(),
+                factored(0),
+                factored(1),
             )
 
         def update_fn(updates, state, params=None, **extra_args):

@@ -143,18 +143,18 @@ def learned_muon(
 
         def init_fn(params: Params) -> LearnedMuonState:
             checks.check_params(params)
-            zeros = jax.tree.map(_zeros_like, params)
             momentum = jax.tree.map(
-                lambda z, n: z if n >= 0 else optax.MaskedNode(), zeros, num_stacked(params)
+                lambda p, n: _zeros_like(p) if n >= 0 else optax.MaskedNode(),
+                params,
+                num_stacked(params),
             )
-            one = jnp.ones((), jnp.float32)
             return LearnedMuonState(
                 step=jnp.zeros((), jnp.int32),
                 peak=jnp.zeros((), jnp.float32),
-                products={name: one for name in _DECAYS},
+                products={name: jnp.ones((), jnp.float32) for name in _DECAYS},
                 momentum=momentum,
-                mean=zeros,
-                square=jax.tree.map(jnp.copy, zeros),
+                mean=jax.tree.map(_zeros_like, params),
+                square=jax.tree.map(_zeros_like, params),
             )
 
         def update_fn(updates, state, params=None, **extra_args):

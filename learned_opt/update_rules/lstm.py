@@ -93,8 +93,10 @@ def lstm(
 
         def init_fn(params: Params) -> LSTMState:
             checks.check_params(params)
-            zero = recurrent.zeros(params, hidden_sizes, dtype, axis)
-            return LSTMState(hidden=zero, cell=zero)
+            return LSTMState(  # two of their own, so that a state can be donated
+                hidden=recurrent.zeros(params, hidden_sizes, dtype, axis),
+                cell=recurrent.zeros(params, hidden_sizes, dtype, axis),
+            )
 
         def update_fn(updates, state, params=None, **extra_args: Any):
             del params, extra_args

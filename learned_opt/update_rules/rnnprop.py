@@ -104,9 +104,9 @@ def rnnprop(
             def like(p):
                 return jnp.zeros_like(p, jnp.promote_types(jnp.result_type(p), dtype))
 
-            moment = jax.tree.map(like, params)
-            zero = recurrent.zeros(params, hidden_sizes, dtype, axis)
-            return RNNpropState(jnp.zeros((), jnp.int32), moment, moment, zero, zero)
+            moments = (jax.tree.map(like, params) for _ in range(2))
+            layers = (recurrent.zeros(params, hidden_sizes, dtype, axis) for _ in range(2))
+            return RNNpropState(jnp.zeros((), jnp.int32), *moments, *layers)
 
         def update_fn(updates, state, params=None, **extra_args: Any):
             del params, extra_args

@@ -18,6 +18,7 @@ from tests.update_rules.rules import (
     every_rule,
     make_grads,
     make_params,
+    make_theta,
     make_tx,
 )
 
@@ -29,6 +30,14 @@ def test_ignores_unknown_extra_arguments(name):
     plain = tx.update(grads, state, params)
     extra = tx.update(grads, state, params, value=jnp.array(1.0), grad=grads, anything="else")
     chex.assert_trees_all_equal(plain, extra)
+
+
+@every_rule
+def test_the_state_can_be_donated(name):
+    tx, params = RULES[name].transform(make_theta(name)), make_params()
+    update = jax.jit(tx.update, donate_argnums=1)
+    _, state = update(make_grads(params), tx.init(params), params)
+    update(make_grads(params), state, params)
 
 
 @every_rule

@@ -1,6 +1,7 @@
 """The general rule against optax's Muon and Adam, and against its equations in NumPy."""
 
 import math
+import re
 
 import chex
 import jax
@@ -10,6 +11,8 @@ import optax
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from learned_opt.update_rules import learned_muon
 from learned_opt.update_rules.learned_muon import NAMES, orthogonalize
@@ -221,3 +224,24 @@ def test_what_is_left_out_is_neutral(without):
 
 def _others(kept):
     return jnp.array([n for n in range(3) if n not in kept], jnp.int32)
+
+
+def test_over_eight_devices_with_no_more_traffic_than_muon():
+    mesh = jax.make_mesh((8,), ("fsdp",), axis_types=(AxisType.Auto,))
+    specs = {"up": P("fsdp", None), "down": P(None, "fsdp"), "bias": P("fsdp")}
+    shapes = {"up": (64, 128), "down": (128, 64), "bias": (128,)}
+    params = {
+        name: jax.device_put(jnp.ones(shapes[name]), NamedSharding(mesh, spec))
+        for name, spec in specs.items()
+    }
+    rule = learned_muon()
+    traffic = {}
+    for name, tx in (
+        ("muon", optax.contrib.muon(0.1)),
+        ("ours", rule.transform(rule.init(None))),
+    ):
+        state = tx.init(params)
+        text = jax.jit(tx.update).lower(params, state, params).compile().as_text()
+        kinds = "all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute"
+        traffic[name] = len(re.findall(rf" (?:{kinds})(?:-start)?\(", text))
+    assert 0 < traffic["ours"] <= traffic["muon"]
