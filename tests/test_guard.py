@@ -538,13 +538,18 @@ def test_is_sharded_as_adam_and_shares_scalars_alone(axis_type):
             "first": put(whole["first"], "shards"),
             "last": put(whole["last"], None, "shards"),
         }
-        for state in (tx.init(params), jax.jit(tx.init)(params)):
-            adam = optax.tree.get(optax.adam(0.1).init(params), "mu")
+        # Under jit the compiler places Adam's zeros, in Auto mode not always as the parameters.
+        for jit in (lambda fn: fn, jax.jit):
+            state = jit(tx.init)(params)
+            adam = optax.tree.get(jit(optax.adam(0.1).init)(params), "mu")
             for key, p in params.items():
-                assert adam[key].sharding.is_equivalent_to(p.sharding, 2)
+                as_adam = adam[key].sharding
+                if jit is not jax.jit or axis_type == "Explicit":
+                    assert as_adam.is_equivalent_to(p.sharding, 2)
                 kept = optax.tree.get(state.snapshot.fallback, "mu"), state.snapshot.params
                 for tree in (*kept, optax.tree.get(state.fallback, "mu")):
-                    assert tree[key].sharding.is_equivalent_to(p.sharding, 2)
+                    placed = tree[key].sharding
+                    assert any(placed.is_equivalent_to(x, 2) for x in (p.sharding, as_adam))
         state = tx.init(params)
         value = put(jnp.array(1.0))
         update = jax.jit(lambda g, s, p, v: tx.update(g, s, p, value=v))

@@ -31,7 +31,7 @@ class Monitor(NamedTuple):
       noise: sum behind the mean absolute difference of successive losses.
       last: the loss before.
       best: f*, the lowest f.
-      count: losses seen.
+      num_losses: losses seen.
     """
 
     fast: Scalar
@@ -39,7 +39,7 @@ class Monitor(NamedTuple):
     noise: Scalar
     last: Scalar
     best: Scalar
-    count: Scalar
+    num_losses: Scalar
 
 
 class Control(NamedTuple):
@@ -95,13 +95,13 @@ class Act(NamedTuple):
 
 def first_monitor() -> Monitor:
     """Nothing is known yet."""
-    return Monitor(*_zeros(5), jnp.zeros((), jnp.int32))
+    return Monitor._make([*_zeros(5), jnp.zeros((), jnp.int32)])
 
 
 def first_control(settings: Settings) -> Control:
     """The fallback's turn is over at the first step."""
     integers = (_FALLBACK, 0, settings.hold, 0, 0)
-    return Control(*(jnp.asarray(n, jnp.int32) for n in integers), *_zeros(2))
+    return Control._make([*(jnp.asarray(n, jnp.int32) for n in integers), *_zeros(2)])
 
 
 def _zeros(count: int) -> list[Scalar]:
@@ -111,7 +111,7 @@ def _zeros(count: int) -> list[Scalar]:
 
 def _observe(m: Monitor, loss: Scalar) -> tuple[Monitor, Scalar, Scalar]:
     """Takes a loss in; whether f has risen clearly above its past, and is the lowest so far."""
-    count = jnp.minimum(m.count, 2**20).astype(jnp.float32)
+    count = jnp.minimum(m.num_losses, 2**20).astype(jnp.float32)
     change = jnp.minimum(jnp.abs(loss - m.last), jnp.finfo(jnp.float32).max)
     seen = Monitor(
         fast=_FAST * m.fast + (1 - _FAST) * loss,
@@ -119,7 +119,7 @@ def _observe(m: Monitor, loss: Scalar) -> tuple[Monitor, Scalar, Scalar]:
         noise=jnp.where(count > 0, _SLOW * m.noise + (1 - _SLOW) * change, 0),
         last=loss,
         best=m.best,
-        count=jnp.minimum(m.count, 2**20) + 1,
+        num_losses=jnp.minimum(m.num_losses, 2**20) + 1,
     )
     fast = seen.fast / (1 - _FAST ** (count + 1))
     slow = m.slow / (1 - _SLOW ** jnp.maximum(count, 1))  # its past, without this loss
@@ -131,7 +131,7 @@ def _observe(m: Monitor, loss: Scalar) -> tuple[Monitor, Scalar, Scalar]:
 
 def _noise(m: Monitor) -> Scalar:
     """The mean absolute difference of successive losses."""
-    return m.noise / (1 - _SLOW ** jnp.clip(m.count - 1, 1, 2**20).astype(jnp.float32))
+    return m.noise / (1 - _SLOW ** jnp.clip(m.num_losses - 1, 1, 2**20).astype(jnp.float32))
 
 
 def decide(
@@ -200,7 +200,7 @@ def decide(
     restoring = jnp.where(further, c.restoring + 1, 0)
     integers = (jnp.asarray(n, jnp.int32) for n in (phase, left, hold, bad, restoring))
     level, rival = jnp.where(swap | start, 0, level), jnp.where(swap, level, c.rival)
-    return Control(*integers, level, rival), monitor, act
+    return Control._make([*integers, level, rival]), monitor, act
 
 
 def count(counts: dict[str, Scalar], act: Act) -> dict[str, Scalar]:

@@ -19,16 +19,6 @@ WEIGHTS = {
     "function": 1.0,
     "quadratics": 0.5,
 }
-START = {  # eight numbers of a shorter, first meta-training: β .79, n .57, k 1.04, c .36, β₁ .49, …
-    "beta": 1.435,
-    "nesterov": -0.562,
-    "adam_by_fan_in": 1.04,
-    "vector": -1.02,
-    "b1": 1.63,
-    "b2": -0.357,
-    "shrinkage": 0.06,
-    "adam_nesterov": -1.0,
-}
 IMAGES = ("mnist", "fashion_mnist", "cifar10")
 
 
@@ -56,7 +46,10 @@ def get_config() -> ConfigDict:
     return ConfigDict(
         {
             "seed": 0,
-            "rule": {"name": "learned_muon", "start": START, "without": ("time",)},
+            "rule": {
+                "name": "learned_muon",
+                "without": ("time", "schedule", "caution", "adam"),
+            },
             "estimator": {
                 "name": "mixture",
                 "each": {
@@ -73,13 +66,13 @@ def get_config() -> ConfigDict:
                     for name, task in parts.items()
                 ),
             },
-            "num_meta_steps": 5_000,
+            "num_meta_steps": 3_000,
             "num_tasks": 2,
             "unroll_length": 50,
             "weight_power": 2.0,
             "meta_loss": "both",
-            "learning_rate": 3e-3,
-            "final_learning_rate": 1e-4,
+            "learning_rate": 1e-2,
+            "final_learning_rate": 3e-4,
             "probe": (
                 _probe("digits", 300, name="image_classifier", hidden_sizes=(100,),
                        activation="tanh", batch_size=64),
@@ -95,7 +88,7 @@ def get_config() -> ConfigDict:
                 _probe("transformer", 300, name="documentation", network="transformer",
                        hidden_size=64, num_layers=2),
             ),
-            "validate_every": 1_000,
+            "validate_every": 500,
             "log_every": 50,
             "save_every": 250,
         }
