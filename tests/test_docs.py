@@ -3,6 +3,8 @@
 import re
 from pathlib import Path
 
+from learned_opt.pretrained import pretrained_card
+
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 FILES = [path for path in (ROOT / "docs").rglob("*") if path.is_file()]
@@ -45,3 +47,13 @@ def test_the_code_of_the_studies_page_runs(monkeypatch, capsys):
 def test_the_studies_page_claims_no_more_than_its_intervals():
     for path in (ROOT / "docs/studies/README.md", ROOT / "docs/studies/report.html"):
         assert "never worse" not in path.read_text(encoding="utf-8")
+
+
+def test_what_a_step_costs_is_said_for_sizes_and_as_the_card_says_it():
+    card = pretrained_card("lstm_mnist")["step_cost"]
+    readme = (ROOT / "README.md").read_text()
+    for claim in ("9 to 11 times", "3.2 times", "750 times", "320 bytes"):
+        assert claim in card
+    assert "750 times" in readme and "320 bytes" in readme and "a million parameters" in readme
+    for said in re.findall(r"([\w. ]+?) times Adam's", readme):
+        assert "six to twelve" not in said

@@ -32,9 +32,10 @@ def test_a_pretrained_optimizer_in_two_training_loops(capsys):
     names: dict = {"__name__": "readme"}
     for code in (nnx_loop, linen_loop):
         exec(compile(code, "README.md", "exec"), names)
-        printed = [float(line.split()[-1]) for line in capsys.readouterr().out.splitlines()]
+        lines = [line for line in capsys.readouterr().out.splitlines() if "step" in line]
+        printed = [float(line.split()[-1]) for line in lines]
         assert len(printed) == 6 and np.isfinite(printed).all()
-        assert printed[0] > 2.0 and printed[-1] < 0.4
+        assert printed[0] > 2.0 and printed[-1] < 0.2
 
 
 def test_a_task_from_ones_own_flax_model(capsys):
