@@ -124,7 +124,9 @@ class Reference:
                 self.phase, self.left, self.rival, self.level = "reply", length, self.level, 0.0
                 return
             if self.phase == "reply":
-                if self.rival + self.averages()[2] * length**0.5 < self.level:
+                progress = max(math.ceil(length / 2) * self.start - self.level, 0)
+                margin = self.averages()[2] * length**0.5 + progress / 4
+                if self.rival + margin < self.level:
                     self.hold *= 2
                     self.phase, self.left = "rule", self.hold
                     self.restore()
@@ -133,6 +135,7 @@ class Reference:
             else:
                 self.save(v)
                 self.phase, self.left, self.level = "trial", length, 0.0
+                self.start = self.averages()[0]
         elif self.phase == "rule" and lowest:
             self.save(v)
         rule = self.phase in ("trial", "rule")
