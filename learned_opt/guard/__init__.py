@@ -21,16 +21,17 @@ from learned_opt.guard.control import (
     Settings,
     count,
     decide,
+    ends_trial,
     first_control,
     first_monitor,
+    settle,
 )
 from learned_opt.guard.trees import (
-    all_finite,
     finite_sum,
     reaches,
     select,
+    square_norm,
     within_limit,
-    within_ratio,
 )
 from learned_opt.types import Params, Scalar
 from learned_opt.update_rules import hand_designed
@@ -93,8 +94,9 @@ def guard(
     next H steps.
 
     At the start, and whenever a turn of H steps is over, there is a *duel*: the rule has n steps,
-    the parameters go back, and the fallback has n steps from the same point. If the mean ℓ of the
-    second half of the rule's steps was lower by more than the noise, :math:`2 d / \sqrt{n}`, H
+    the parameters go back, and the fallback has n steps from the same point. The rule wins if in
+    the second half of its steps the mean ℓ was lower than in the fallback's by more than the noise,
+    :math:`2 d / \sqrt{n}`, and a quarter of what the fallback's is below f at the start. Then H
     doubles, and the rule has the next H steps from where it came to. Else that is a trip too, and
     the fallback goes on from where *it* came to. n is `duel`, or H/8 where that is more.
 
@@ -191,24 +193,28 @@ def guard(
         safe, fallback_state = spare.update(clean, state.fallback, params, **extra_args)
         proposed, safe = cast(proposed), cast(safe)
 
+        square, safe_square = square_norm(proposed), square_norm(safe)
+        within = jnp.sqrt(square) <= settings.max_ratio * jnp.sqrt(safe_square)
         facts = Facts(
             loss=None if value is None else _check_loss(value),
             finite=finite,
-            usable=all_finite(proposed),
-            within=within_ratio(proposed, safe, settings.max_ratio),
+            usable=jnp.isfinite(square),
+            within=(safe_square == 0) | within,
             exact=jnp.array(True),
         )
         saved = None if params is None or value is None else state.snapshot
         if saved is not None:
             back = cast(jax.tree.map(jnp.subtract, saved.params, params))
-            facts = facts._replace(exact=reaches(params, back, saved.params))
+            facts = facts._replace(exact=_arrives(ends_trial(state.control), params, back, saved))
         control, monitor, act = decide(
             state.control, state.monitor, facts, settings, can_restore=saved is not None
         )
+        if saved is not None:
+            control = settle(control, act, _arrives(act.restore, params, back, saved))
         new_updates = select(act.use_rule, proposed, safe)
         new_updates = select(finite, new_updates, jax.tree.map(jnp.zeros_like, new_updates))
         rule_state = select(finite & facts.usable & act.advance, rule_state, state.rule)
-        advance = finite & all_finite(safe)
+        advance = finite & jnp.isfinite(safe_square)
         fallback_state = select(advance, fallback_state, state.fallback)
         snapshot = state.snapshot
         if saved is not None:
@@ -229,6 +235,11 @@ def guard(
         )
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+def _arrives(asked: Scalar, params: Params, back: Params, saved: Snapshot) -> Scalar:
+    """Whether the parameters are those of the snapshot after an update; true where not asked."""
+    return jax.lax.cond(asked, lambda: reaches(params, back, saved.params), lambda: jnp.array(True))
 
 
 def _check_loss(value: Any) -> Scalar:

@@ -11,6 +11,7 @@ from learned_opt.types import Scalar
 
 _FAST, _SLOW = 0.9, 0.99  # decays of the averages of the loss
 _RISE, _NOISE = 1.0, 3.0  # c, and k in δ = k·(mean absolute difference of successive losses)
+_LEAD = 0.25  # how much more than the fallback the rule must have lowered the loss, to win
 _FIRST = 10  # losses, before which their noise is not known
 _ROUNDING = 1e-6  # relative rise that is rounding, where the loss has no noise
 MAX_HOLD = 2**20  # H stops doubling here
@@ -31,7 +32,7 @@ class Monitor(NamedTuple):
       noise: sum behind the mean absolute difference of successive losses.
       last: the loss before.
       best: f*, the lowest f.
-      num_losses: losses seen.
+      seen: losses seen.
     """
 
     fast: Scalar
@@ -39,11 +40,11 @@ class Monitor(NamedTuple):
     noise: Scalar
     last: Scalar
     best: Scalar
-    num_losses: Scalar
+    seen: Scalar
 
 
 class Control(NamedTuple):
-    """Whose turn it is: int32 `[]`, but for the float32 `level` and `rival`.
+    """Whose turn it is: int32 `[]`, but for the float32 `start`, `level` and `rival`.
 
     Attributes:
       phase: trial, reply, rule or fallback, as 0 … 3.
@@ -51,6 +52,7 @@ class Control(NamedTuple):
       hold: H, the length of the next phase outside of a duel.
       bad: gradients in a row that were not finite.
       restoring: how many steps in a row have restored parameters.
+      start: f where the duel started.
       level: sum of the losses in the second half of this leg of a duel.
       rival: that of the rule's leg, during the reply.
     """
@@ -60,6 +62,7 @@ class Control(NamedTuple):
     hold: Scalar
     bad: Scalar
     restoring: Scalar
+    start: Scalar
     level: Scalar
     rival: Scalar
 
@@ -79,7 +82,7 @@ class Facts(NamedTuple):
     finite: Scalar  # the gradients
     usable: Scalar  # the rule's update is finite
     within: Scalar  # … and not far larger than the fallback's
-    exact: Scalar  # the update to the snapshot reaches it
+    exact: Scalar  # at the end of the rule's part of a duel: the way back reaches the start
 
 
 class Act(NamedTuple):
@@ -95,23 +98,27 @@ class Act(NamedTuple):
 
 def first_monitor() -> Monitor:
     """Nothing is known yet."""
-    return Monitor._make([*_zeros(5), jnp.zeros((), jnp.int32)])
+    zeros = [jnp.zeros((), jnp.float32) for _ in range(5)]  # a state that is donated shares none
+    return Monitor(zeros[0], zeros[1], zeros[2], zeros[3], zeros[4], jnp.zeros((), jnp.int32))
 
 
 def first_control(settings: Settings) -> Control:
     """The fallback's turn is over at the first step."""
-    integers = (_FALLBACK, 0, settings.hold, 0, 0)
-    return Control._make([*(jnp.asarray(n, jnp.int32) for n in integers), *_zeros(2)])
-
-
-def _zeros(count: int) -> list[Scalar]:
-    """Each an array of its own, for a state that is donated."""
-    return [jnp.zeros((), jnp.float32) for _ in range(count)]
+    return Control(
+        phase=jnp.asarray(_FALLBACK, jnp.int32),
+        left=jnp.asarray(0, jnp.int32),
+        hold=jnp.asarray(settings.hold, jnp.int32),
+        bad=jnp.asarray(0, jnp.int32),
+        restoring=jnp.asarray(0, jnp.int32),
+        start=jnp.zeros((), jnp.float32),
+        level=jnp.zeros((), jnp.float32),
+        rival=jnp.zeros((), jnp.float32),
+    )
 
 
 def _observe(m: Monitor, loss: Scalar) -> tuple[Monitor, Scalar, Scalar]:
     """Takes a loss in; whether f has risen clearly above its past, and is the lowest so far."""
-    count = jnp.minimum(m.num_losses, 2**20).astype(jnp.float32)
+    count = jnp.minimum(m.seen, 2**20).astype(jnp.float32)
     change = jnp.minimum(jnp.abs(loss - m.last), jnp.finfo(jnp.float32).max)
     seen = Monitor(
         fast=_FAST * m.fast + (1 - _FAST) * loss,
@@ -119,9 +126,9 @@ def _observe(m: Monitor, loss: Scalar) -> tuple[Monitor, Scalar, Scalar]:
         noise=jnp.where(count > 0, _SLOW * m.noise + (1 - _SLOW) * change, 0),
         last=loss,
         best=m.best,
-        num_losses=jnp.minimum(m.num_losses, 2**20) + 1,
+        seen=jnp.minimum(m.seen, 2**20) + 1,
     )
-    fast = seen.fast / (1 - _FAST ** (count + 1))
+    fast = _fast(seen)
     slow = m.slow / (1 - _SLOW ** jnp.maximum(count, 1))  # its past, without this loss
     margin = _RISE * (slow - m.best) + _NOISE * _noise(m) + _ROUNDING * jnp.abs(slow)
     rises = (count >= _FIRST) & (fast > slow + margin)
@@ -129,9 +136,14 @@ def _observe(m: Monitor, loss: Scalar) -> tuple[Monitor, Scalar, Scalar]:
     return seen._replace(best=jnp.where(lowest, fast, m.best)), rises, lowest
 
 
+def _fast(m: Monitor) -> Scalar:
+    """The fast average."""
+    return m.fast / (1 - _FAST ** jnp.clip(m.seen, 1, 2**20).astype(jnp.float32))
+
+
 def _noise(m: Monitor) -> Scalar:
     """The mean absolute difference of successive losses."""
-    return m.noise / (1 - _SLOW ** jnp.clip(m.num_losses - 1, 1, 2**20).astype(jnp.float32))
+    return m.noise / (1 - _SLOW ** jnp.clip(m.seen - 1, 1, 2**20).astype(jnp.float32))
 
 
 def decide(
@@ -161,7 +173,8 @@ def decide(
 
     due = finite & (c.left <= 0) & ~tripped & ~again
     swap = due & trial & facts.exact if dueling else no
-    margin = _noise(monitor) * jnp.sqrt(length.astype(jnp.float32))  # of a sum of n/2 differences
+    progress = jnp.maximum(((length + 1) // 2) * c.start - level, 0)  # of the fallback
+    margin = _noise(monitor) * jnp.sqrt(length.astype(jnp.float32)) + _LEAD * progress
     won = due & reply & (c.rival + margin < level) if dueling else no
     trips["worse"] = (due & ((trial & ~facts.exact) | (reply & ~won))) if dueling else no
     forfeit = trips["worse"] & trial
@@ -196,11 +209,28 @@ def decide(
     hold = jnp.minimum(hold, MAX_HOLD)
     left = jnp.where(tripped | won, hold, jnp.where(swap | start, length, c.left))
     left = jnp.maximum(left - (use_rule | use_fallback), 0)
-    further = restore & ~facts.exact & (c.restoring < _TRIES - 1)
-    restoring = jnp.where(further, c.restoring + 1, 0)
-    integers = (jnp.asarray(n, jnp.int32) for n in (phase, left, hold, bad, restoring))
-    level, rival = jnp.where(swap | start, 0, level), jnp.where(swap, level, c.rival)
-    return Control._make([*integers, level, rival]), monitor, act
+    control = Control(
+        phase=jnp.asarray(phase, jnp.int32),
+        left=jnp.asarray(left, jnp.int32),
+        hold=jnp.asarray(hold, jnp.int32),
+        bad=jnp.asarray(bad, jnp.int32),
+        restoring=c.restoring,
+        start=jnp.where(start, _fast(monitor), c.start),
+        level=jnp.where(swap | start, 0, level),
+        rival=jnp.where(swap, level, c.rival),
+    )
+    return control, monitor, act
+
+
+def ends_trial(c: Control) -> Scalar:
+    """Whether the rule's part of a duel is over."""
+    return (c.phase == _TRIAL) & (c.left <= 0)
+
+
+def settle(control: Control, act: Act, exact: Scalar) -> Control:
+    """Restores again where the parameters were not reached, for a few steps."""
+    tries = jnp.where(act.restore & ~exact, control.restoring + 1, 0)
+    return control._replace(restoring=jnp.where(tries < _TRIES, tries, 0).astype(jnp.int32))
 
 
 def count(counts: dict[str, Scalar], act: Act) -> dict[str, Scalar]:
