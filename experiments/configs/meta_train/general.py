@@ -8,6 +8,11 @@ a transformer on text, and quadratics, each in units of its own, with horizons o
 2,000 steps and a learning rate around the default. θ is chosen by a probe on wider, deeper and
 other networks than any that it is trained on.
 MNIST, Fashion-MNIST and CIFAR-10 are read from TFDS_DATA_DIR or --data_dir.
+
+Run time: about 15 minutes on one core, 5 of them to compile.
+
+Expected: probe score .0482 at meta-update 1,000 (Muon, where θ starts: .0524); later ones are
+worse.
 """
 
 from ml_collections import ConfigDict
