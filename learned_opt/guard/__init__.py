@@ -191,7 +191,8 @@ def guard(
         cast = functools.partial(jax.tree.map, lambda dtype, u: jnp.asarray(u, dtype), like)
         proposed, rule_state = rule.update(clean, state.rule, params, **extra_args)
         safe, fallback_state = spare.update(clean, state.fallback, params, **extra_args)
-        proposed, safe = cast(proposed), cast(safe)
+        # Each is used often: without the barrier XLA would compute it anew for every use.
+        proposed, safe = jax.lax.optimization_barrier((cast(proposed), cast(safe)))
 
         square, safe_square = square_norm(proposed), square_norm(safe)
         within = jnp.sqrt(square) <= settings.max_ratio * jnp.sqrt(safe_square)
@@ -214,8 +215,7 @@ def guard(
         new_updates = select(act.use_rule, proposed, safe)
         new_updates = select(finite, new_updates, jax.tree.map(jnp.zeros_like, new_updates))
         rule_state = select(finite & facts.usable & act.advance, rule_state, state.rule)
-        advance = finite & jnp.isfinite(safe_square)
-        fallback_state = select(advance, fallback_state, state.fallback)
+        fallback_state = select(finite, fallback_state, state.fallback)
         snapshot = state.snapshot
         if saved is not None:
             here = Snapshot(params, state.fallback, monitor)
