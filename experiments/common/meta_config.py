@@ -8,7 +8,8 @@ DEFAULTS = ConfigDict(
         "start_from": "",  # a theta.npz to go on from, instead of a random θ
         "task": {},
         "rule": {"name": "lstm"},
-        # 'truncated_bptt'; 'mixture', of parts with a task each; or 'module:attribute'
+        # 'truncated_bptt', 'nres', 'pes', 'truncated_es' or 'full_es'; 'mixture', of parts with a
+        # task each and the estimator 'each', unless a part has its own; or 'module:attribute'
         "estimator": {"name": "truncated_bptt"},
         "num_meta_steps": 1000,  # outer updates
         "num_tasks": 8,  # inner problems in flight
