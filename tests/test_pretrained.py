@@ -12,7 +12,7 @@ from learned_opt.pretrained import load_pretrained, pretrained_card, pretrained_
 from learned_opt.theta_files import load_theta, save_theta
 from learned_opt.update_rules import lstm
 
-NAMES = ("lstm_mnist", "lstm_quadratic", "lstm_quadratic_gaussian")
+NAMES = ("general", "lstm_mnist", "lstm_quadratic", "lstm_quadratic_gaussian")
 MODULE = sys.modules["learned_opt.pretrained"]
 
 
@@ -170,4 +170,25 @@ def test_64_bit_mode(dtype):
 def test_files_hold_no_pickle(name):
     with np.load(MODULE._FOLDER / f"{name}.npz", allow_pickle=False) as file:
         assert all(file[entry].dtype != object for entry in file.files)
-    assert sum(x.size for x in jax.tree.leaves(load_theta(MODULE._FOLDER / f"{name}.npz"))) > 5000
+    size = sum(x.size for x in jax.tree.leaves(load_theta(MODULE._FOLDER / f"{name}.npz")))
+    assert size > 5000 if name.startswith("lstm") else size > 5
+
+
+def test_the_knobs_of_general_are_its_own():
+    rule, theta = load_pretrained("general")
+    params = {"w": jnp.linspace(-1, 1, 12).reshape(4, 3), "b": jnp.ones(3)}
+    grads = jax.tree.map(jnp.sin, params)
+    schedule = optax.cosine_decay_schedule(0.02, 10)
+    for tx, knobs in (
+        (learned_opt.pretrained("general"), {"learning_rate": 0.03}),
+        (
+            learned_opt.pretrained("general", learning_rate=schedule, weight_decay=0.1),
+            {"learning_rate": schedule, "weight_decay": 0.1},
+        ),
+    ):
+        expected = rule.transform(theta, **knobs)
+        state, other = tx.init(params), expected.init(params)
+        for _ in range(3):
+            updates, state = tx.update(grads, state, params)
+            wanted, other = expected.update(grads, other, params)
+            jax.tree.map(np.testing.assert_array_equal, updates, wanted)
