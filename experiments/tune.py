@@ -104,7 +104,11 @@ def main(config: ConfigDict, workdir: Path, data_dir: str | None) -> None:
     write_json(workdir / "results.json", description | {"levels": shown})
     if not shown:
         return
-    shown = {level: {_display(n): r for n, r in found.items()} for level, found in shown.items()}
+    searched = {s.rule_name for found in levels.values() for s in found if s.theta is None}
+    shown = {
+        level: {_display(n, n in searched): r for n, r in found.items()}
+        for level, found in shown.items()
+    }
     print_tables([_table(level, r, config) for level, r in shown.items()], workdir / "tables.txt")
     plain_defaults.print_warnings(shown)
     study_plots.best_of_k(
@@ -342,8 +346,10 @@ def _winner(
     return found
 
 
-def _display(name: str) -> str:
-    return display_name(name, hierarchy=True) if name in HIERARCHY else f"{name} (untuned)"
+def _display(name: str, searched: bool) -> str:
+    if name in HIERARCHY:
+        return display_name(name, hierarchy=True)
+    return f"{name} (its knobs tuned)" if searched else f"{name} (untuned)"
 
 
 def _table(level: str, results: Mapping[str, Any], config: ConfigDict) -> Table:

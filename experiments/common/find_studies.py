@@ -51,7 +51,7 @@ def find_studies(config: ConfigDict) -> dict[str, list[Study]]:
         for level in config.levels:
             path = find_file(config.spaces) / level / f"{name}.json"
             if path.exists():
-                before = _with_space(name, level, path, HIERARCHY[name]())
+                before = with_space(name, level, path)
             elif before is None:
                 raise FileNotFoundError(
                     f"there is no search space {path}; set spaces and levels to folders with one"
@@ -66,12 +66,18 @@ def _learned(name: str, config: ConfigDict) -> Study:
     level = config.levels[-1]
     path = find_file(config.spaces) / level / f"{name}.json"
     if rule.knobs and path.exists():
-        return _with_space(name, level, path, with_knobs_as_theta(rule, theta))
+        return with_space(name, level, path)
     return Study(name, rule, "learned", SearchSpace(name, {}), theta)
 
 
-def _with_space(name: str, level: str, path: Path, rule: UpdateRule) -> Study:
+def with_space(name: str, level: str, path: Path) -> Study:
+    """The study of a rule in the space of a file.
+
+    Raises:
+      ValueError: it is a space of another rule, or does not fit the rule.
+    """
     space = load_space(path)
+    rule = with_knobs_as_theta(*load_rule(name)) if is_pretrained(name) else HIERARCHY[name]()
     if space.rule != name:
         raise ValueError(f"{path} is a space of {space.rule}")
     try:

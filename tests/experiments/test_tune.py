@@ -15,6 +15,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from experiments import tune
+from experiments.common import find_studies
 from experiments.common.build import make_task
 from learned_opt.unroll import draw
 
@@ -198,7 +199,7 @@ def test_the_committed_configs_are_accepted(path):
     module = importlib.import_module(f"experiments.configs.tune.{path.stem}")
     config = tune._checked(module.get_config())
     config.spaces = str(ROOT / config.spaces)
-    assert [len(found) for found in tune._find_studies(config).values()]
+    assert [len(found) for found in tune.find_studies(config).values()]
     for words in ("python -m experiments.tune", f"configs/tune/{path.name}", "Run time: about"):
         assert words in module.__doc__
     for words in ("RULES", "RUNTIME"):
@@ -209,7 +210,15 @@ def test_every_committed_space_is_one_of_its_rule():
     paths = sorted((ROOT / "experiments/spaces").glob("*/*/*.json"))
     assert paths
     for path in paths:
-        tune._with_space(path.stem, path.parent.name, path)
+        find_studies.with_space(path.stem, path.parent.name, path)
+
+
+def test_the_knobs_of_a_learned_rule_are_searched_where_they_have_a_space():
+    config = make_config(rules=("general", "lstm_mnist"), levels=("final",))
+    (found,) = find_studies.find_studies(config).values()
+    general, untuned = found
+    assert general.theta is None and "learning_rate" in general.space.parameters
+    assert untuned.theta is not None and not untuned.space.parameters
 
 
 def test_all_trials_diverged_is_said_and_nothing_is_lost(tmp_path):
