@@ -255,7 +255,7 @@ def _make_estimator(
 
 
 def _validation(
-    rule: UpdateRule, tasks: Mapping[str, Task], config: ConfigDict, data_dir: str | None
+    rule: UpdateRule, tasks: Mapping[str, Task], config: ConfigDict, data_dir: str | None = None
 ):
     """The score of a θ: the probe's, or the mean final loss on problems that training never draws.
 
