@@ -24,7 +24,7 @@ def measure(task, quick, names=("adam", "muon", "lstm")):
     plain = {"sgd": optax.sgd(0.1), "adam": adam().transform(adam().init(key))}
     steps = plain | transforms
     steps |= {f"guarded_{name}": guard(tx) for name, tx in transforms.items()}
-    calls = {name: _call(tx, task, key) for name, tx in steps.items()}
+    calls = {name: training_step(tx, task, key) for name, tx in steps.items()}
     times = {name: [] for name in calls}
     for _ in range(2 if quick else 15):
         for name, call in calls.items():
@@ -39,7 +39,7 @@ def measure(task, quick, names=("adam", "muon", "lstm")):
     return {"num_parameters": sum(p.size for p in jax.tree.leaves(task.init(key, ()))), **row}
 
 
-def _call(tx, task, key):
+def training_step(tx, task, key):
     """A step on its own state, which it replaces; compiled and run once."""
     step = jax.jit(lambda state, task: inner_step(tx, task, state, key)[0], donate_argnums=0)
     box = [init_inner(tx, task, key)]

@@ -14,11 +14,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.sharding import AxisType, auto_axes
 
 from learned_opt.theta_files import load_theta
 from learned_opt.types import Params, Theta, UpdateRule
 from learned_opt.update_rules import checks
+from learned_opt.update_rules.newton_schulz import in_auto_mode
+from learned_opt.update_rules.newton_schulz import orthogonalize as newton_schulz
 
 DECAYS = (0.9, 0.99, 0.999)  # of the momenta and of the factored second moments
 SECOND_MOMENT_DECAY = 0.95
@@ -337,7 +338,7 @@ def _direction(layers, kind: str, g, p, state, orthogonalize: bool) -> jax.Array
     network = _network if g.size < _WRITTEN_OUT_FROM else _network_written_out
     d = network(layers, inputs, axes).astype(g.dtype)
     if orthogonalize and kind == "matrix":
-        d = _orthogonalized(d)
+        d = in_auto_mode(newton_schulz, d)
     d = d * jax.lax.rsqrt(1e-9 + jnp.mean(d**2, axes, keepdims=True))
     slowest, v = state[2], state[3]
     return jnp.where((g != 0) | (slowest != 0) | (v != 0), d, 0)
@@ -385,22 +386,3 @@ def _network_written_out(layers, inputs: Sequence[jax.Array], axes: tuple[int, .
             for j in range(units)
         ]
     return outputs[0]
-
-
-def _orthogonalized(x: jax.Array) -> jax.Array:
-    """Five Newton–Schulz steps towards the nearest orthogonal matrix, on the last two axes."""
-    sharding = jax.typeof(x).sharding
-    if any(kind == AxisType.Explicit for kind in sharding.mesh.axis_types):
-        # products over a sharded axis: the compiler finds out how
-        return auto_axes(_newton_schulz, out_sharding=sharding)(x)
-    return _newton_schulz(x)
-
-
-def _newton_schulz(x: jax.Array) -> jax.Array:
-    x = x / (jnp.sqrt(jnp.sum(x**2, (-2, -1), keepdims=True)) + 1e-8)
-    tall = x.shape[-2] > x.shape[-1]
-    for _ in range(5):
-        gram = x.mT @ x if tall else x @ x.mT
-        polynomial = -4.7750 * gram + 2.0315 * gram @ gram
-        x = 3.4445 * x + (x @ polynomial if tall else polynomial @ x)
-    return x

@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import AxisType, auto_axes
 
 from learned_opt.types import Params, Theta, UpdateRule
 from learned_opt.update_rules import checks
+from learned_opt.update_rules.newton_schulz import in_auto_mode, orthogonalize
 
 # The numbers that θ moves: how each is made of z, which is 0 in the neutral rule, and its neutral
 # value. A decay is 1 − (1 − neutral) e^z, a factor neutral · e^z, a weight z itself.
@@ -21,7 +21,6 @@ _WEIGHTS = ("adam_nesterov", "adam_by_fan_in", "adam", "caution", "shrinkage")
 NAMES = (*_DECAYS, *_FACTORS, *_WEIGHTS)
 _SLOPES = ("time", "schedule")
 _TIME = 300.0  # steps: where the feature of time is half way
-_NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # Jordan et al. (2024)
 
 
 class LearnedMuonState(NamedTuple):
@@ -250,9 +249,7 @@ def _update(
         ahead = _ahead(momentum, n["nesterov"] * g, beta, product["beta"])
         num_in = math.prod(jnp.shape(g)[stacked:-1])
         widening = max(1.0, jnp.shape(g)[-1] / num_in) ** 0.5
-        orthogonal = _in_auto_mode(
-            lambda x: orthogonalize(x.reshape(shape)).reshape(x.shape), ahead
-        )
+        orthogonal = in_auto_mode(lambda x: orthogonalize(x.reshape(shape)).reshape(x.shape), ahead)
         direction = n["orthogonal"] * widening * orthogonal
         direction += (n["adam_by_fan_in"] * num_in**-0.5 + n["adam"]) * adam
         decay += jnp.where(never, 0, n["shrinkage"] * w)
@@ -264,39 +261,6 @@ def _update(
 def _ahead(average: jax.Array, g: jax.Array, decay: jax.Array, product: jax.Array) -> jax.Array:
     """Nesterov's look-ahead: decay · the average + (1 − decay) · g, both bias-corrected."""
     return decay * average / (1 - product * decay) + (1 - decay) * g / (1 - product)
-
-
-def orthogonalize(x: jax.Array) -> jax.Array:
-    r"""Moves the singular values of matrices near to one, by five Newton–Schulz steps.
-
-    .. math:: X_0 = X / \lVert X \rVert_F, \quad A = X X^T, \quad
-              X \leftarrow a X + (b A + c A^2) X, \quad (a, b, c) = (3.4445, -4.7750, 2.0315)
-
-    from the side of the smaller axis. It leaves them between about .7 and 1.2.
-
-    Args:
-      x: matrices `[…, in, out]`.
-
-    Reference: Jordan et al., *Muon: an optimizer for hidden layers in neural networks*, 2024.
-    """
-    a, b, c = _NEWTON_SCHULZ
-    tall = x.shape[-2] > x.shape[-1]
-    tiny = jnp.finfo(x.dtype).tiny
-    x = x * jax.lax.rsqrt(jnp.sum(x * x, axis=(-2, -1), keepdims=True) + tiny)
-    for _ in range(5):
-        transposed = jnp.swapaxes(x, -1, -2)
-        gram = transposed @ x if tall else x @ transposed
-        polynomial = b * gram + c * (gram @ gram)
-        x = a * x + (x @ polynomial if tall else polynomial @ x)
-    return x
-
-
-def _in_auto_mode(fn: Callable[[jax.Array], jax.Array], x: jax.Array) -> jax.Array:
-    """fn(x), where axes of x are explicitly sharded with products left to the compiler."""
-    sharding = jax.typeof(x).sharding
-    if any(kind == AxisType.Explicit for kind in sharding.mesh.axis_types):
-        return auto_axes(fn, out_sharding=sharding)(x)
-    return fn(x)
 
 
 def _zeros_like(param: jax.Array) -> jax.Array:

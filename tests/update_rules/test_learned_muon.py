@@ -15,7 +15,8 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from learned_opt.update_rules import learned_muon
-from learned_opt.update_rules.learned_muon import NAMES, orthogonalize
+from learned_opt.update_rules.learned_muon import NAMES
+from learned_opt.update_rules.newton_schulz import orthogonalize
 
 PARAMS = {
     "wide": jax.random.normal(jax.random.key(0), (5, 9)),
