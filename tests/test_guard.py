@@ -57,6 +57,7 @@ class Reference:
         self.v, self.seen, self.best = 0.0, [], None
         self.phase, self.left, self.bad = "fallback", 0, 0
         self.slot = None
+        self.holder = False
         self.trips = dict.fromkeys(("loss", "rise", "update", "step", "gradient", "worse"), 0)
 
     def averages(self):
@@ -80,6 +81,7 @@ class Reference:
     def trip(self, reason):
         self.trips[reason] += 1
         self.hold *= 4
+        self.holder = False
         self.phase, self.left = "fallback", self.hold
 
     def step(self, loss, g):
@@ -122,10 +124,13 @@ class Reference:
                 self.phase, self.left, self.rival, self.level = "reply", length, self.level, 0.0
                 return
             if self.phase == "reply":
-                progress = max(math.ceil(length / 2) * self.start - self.level, 0)
-                margin = self.averages()[2] * length**0.5 + progress / 4
+                losses, noise = math.ceil(length / 2), self.averages()[2] * length**0.5
+                margin = noise + max(losses * self.start - self.level, 0) / 10
+                if self.holder:
+                    margin = -noise - max(losses * self.seen[0] - self.rival, 0) / 20
                 if self.rival + margin < self.level:
                     self.hold *= 2
+                    self.holder = True
                     self.phase, self.left = "rule", self.hold
                     self.restore()
                     return
@@ -205,7 +210,7 @@ def test_is_the_rule_where_it_never_trips(name):
 
 def test_a_run_in_which_the_rule_wins_is_the_rules_own_run_delayed():
     """With every duel won the rule's trajectory is its own: the reply is undone, state and all."""
-    rule = optax.adam(0.1)
+    rule = optax.sgd(0.02, momentum=0.5)
     loss = lambda p: jnp.sum((p - 3) ** 2)  # noqa: E731
     params = jnp.linspace(-1, 1, 5)
     tx = guard(rule, optax.sgd(1e-4), hold=5, duel=4)
@@ -228,6 +233,23 @@ def test_a_run_in_which_the_rule_wins_is_the_rules_own_run_delayed():
     assert (report["rule_steps"], report["fallback_steps"], report["restores"]) == (13, 4, 2)
     chex.assert_trees_all_close(points[19], own[13], rtol=1e-5)
     chex.assert_trees_all_close(points[5], params, rtol=1e-6)
+
+
+def test_a_schedule_ends_when_the_training_does():
+    """In the fallback's part of a duel the rule's counts go on, and the rest of its state not."""
+    rule = optax.chain(optax.trace(0.9), optax.scale_by_schedule(lambda t: -0.01))
+    tx = guard(rule, optax.sgd(1e-4), hold=5, duel=4)
+    p = jnp.linspace(-1, 1, 5)
+    state = tx.init(p)
+    for n in range(1, 9):
+        before = state.rule
+        updates, state = tx.update(p - 3, state, p, value=jnp.sum((p - 3) ** 2))
+        p = optax.apply_updates(p, updates)
+        trace, schedule = state.rule
+        assert schedule.count == n
+        if n > 4:  # a swap at the fifth, then the reply
+            chex.assert_trees_all_equal(trace, before[0])
+    assert guard_report(state)["fallback_steps"] == 3
 
 
 @pytest.mark.parametrize("rate", [0.3, 30.0])

@@ -31,6 +31,7 @@ from learned_opt.guard.trees import (
     reaches,
     select,
     square_norm,
+    with_counts_of,
     within_limit,
 )
 from learned_opt.types import Params, Scalar
@@ -106,10 +107,11 @@ def guard(
     spoil its moments for thousands of steps. In low precision, where p + (p_saved − p) is not
     p_saved, up to three steps restore.
 
-    Both states advance on every step, but the rule's not in the fallback's part of a duel, and none
-    on a gradient that is not finite (or so large that sums of its squares overflow: above 2.6e15 in
-    float32): that gives a zero update and leaves both states as they were, bit for bit. No update
-    is ever infinite, and none takes finite parameters out of range.
+    Both states advance on every step, but in the fallback's part of a duel the rule's counts alone,
+    so that a schedule ends when the training does. None advances on a gradient that is not finite
+    (or so large that sums of its squares overflow: above 2.6e15 in float32): that gives a zero
+    update and leaves both states as they were, bit for bit. No update is ever infinite, and none
+    takes finite parameters out of range.
 
     Without `value=` or without parameters there are no duels and nothing is restored: the rule
     steps unless its update is not finite or too large. Statistics beside the parameters, such as
@@ -214,7 +216,8 @@ def guard(
             control = settle(control, act, _arrives(act.restore, params, back, saved))
         new_updates = select(act.use_rule, proposed, safe)
         new_updates = select(finite, new_updates, jax.tree.map(jnp.zeros_like, new_updates))
-        rule_state = select(finite & facts.usable & act.advance, rule_state, state.rule)
+        rule_state = select(act.advance, rule_state, with_counts_of(rule_state, state.rule))
+        rule_state = select(finite & facts.usable, rule_state, state.rule)
         fallback_state = select(finite, fallback_state, state.fallback)
         snapshot = state.snapshot
         if saved is not None:

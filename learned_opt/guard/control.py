@@ -11,7 +11,8 @@ from learned_opt.types import Scalar
 
 _FAST, _SLOW = 0.9, 0.99  # decays of the averages of the loss
 _RISE, _NOISE = 1.0, 3.0  # c, and k in δ = k·(mean absolute difference of successive losses)
-_LEAD = 0.25  # how much more than the fallback the rule must have lowered the loss, to win
+_LEAD = 0.1  # how much more than the fallback the rule must have lowered the loss, to win
+_DEBT = 0.05  # of all that the loss has come down, what a rule that holds the turn may be behind
 _FIRST = 10  # losses, before which their noise is not known
 _ROUNDING = 1e-6  # relative rise that is rounding, where the loss has no noise
 MAX_HOLD = 2**20  # H stops doubling here
@@ -32,6 +33,7 @@ class Monitor(NamedTuple):
       noise: sum behind the mean absolute difference of successive losses.
       last: the loss before.
       best: f*, the lowest f.
+      first: the first loss.
       seen: losses seen.
     """
 
@@ -40,6 +42,7 @@ class Monitor(NamedTuple):
     noise: Scalar
     last: Scalar
     best: Scalar
+    first: Scalar
     seen: Scalar
 
 
@@ -52,6 +55,7 @@ class Control(NamedTuple):
       hold: H, the length of the next phase outside of a duel.
       bad: gradients in a row that were not finite.
       restoring: how many steps in a row have restored parameters.
+      holder: whether the rule won the last duel, as 0 or 1.
       start: f where the duel started.
       level: sum of the losses in the second half of this leg of a duel.
       rival: that of the rule's leg, during the reply.
@@ -62,6 +66,7 @@ class Control(NamedTuple):
     hold: Scalar
     bad: Scalar
     restoring: Scalar
+    holder: Scalar
     start: Scalar
     level: Scalar
     rival: Scalar
@@ -98,8 +103,9 @@ class Act(NamedTuple):
 
 def first_monitor() -> Monitor:
     """Nothing is known yet."""
-    zeros = [jnp.zeros((), jnp.float32) for _ in range(5)]  # a state that is donated shares none
-    return Monitor(zeros[0], zeros[1], zeros[2], zeros[3], zeros[4], jnp.zeros((), jnp.int32))
+    # A state that is donated shares no array.
+    zeros = {name: jnp.zeros((), jnp.float32) for name in Monitor._fields}
+    return Monitor(**zeros | {"seen": jnp.zeros((), jnp.int32)})
 
 
 def first_control(settings: Settings) -> Control:
@@ -110,6 +116,7 @@ def first_control(settings: Settings) -> Control:
         hold=jnp.asarray(settings.hold, jnp.int32),
         bad=jnp.asarray(0, jnp.int32),
         restoring=jnp.asarray(0, jnp.int32),
+        holder=jnp.asarray(0, jnp.int32),
         start=jnp.zeros((), jnp.float32),
         level=jnp.zeros((), jnp.float32),
         rival=jnp.zeros((), jnp.float32),
@@ -126,6 +133,7 @@ def _observe(m: Monitor, loss: Scalar) -> tuple[Monitor, Scalar, Scalar]:
         noise=jnp.where(count > 0, _SLOW * m.noise + (1 - _SLOW) * change, 0),
         last=loss,
         best=m.best,
+        first=jnp.where(count > 0, m.first, loss),
         seen=jnp.minimum(m.seen, 2**20) + 1,
     )
     fast = _fast(seen)
@@ -173,8 +181,11 @@ def decide(
 
     due = finite & (c.left <= 0) & ~tripped & ~again
     swap = due & trial & facts.exact if dueling else no
-    progress = jnp.maximum(((length + 1) // 2) * c.start - level, 0)  # of the fallback
-    margin = _noise(monitor) * jnp.sqrt(length.astype(jnp.float32)) + _LEAD * progress
+    losses = ((length + 1) // 2).astype(jnp.float32)  # in a level
+    noise = _noise(monitor) * jnp.sqrt(length.astype(jnp.float32))
+    lead = noise + _LEAD * jnp.maximum(losses * c.start - level, 0)
+    debt = noise + _DEBT * jnp.maximum(losses * monitor.first - c.rival, 0)
+    margin = jnp.where(c.holder > 0, -debt, lead)
     won = due & reply & (c.rival + margin < level) if dueling else no
     trips["worse"] = (due & ((trial & ~facts.exact) | (reply & ~won))) if dueling else no
     forfeit = trips["worse"] & trial
@@ -215,6 +226,7 @@ def decide(
         hold=jnp.asarray(hold, jnp.int32),
         bad=jnp.asarray(bad, jnp.int32),
         restoring=c.restoring,
+        holder=jnp.asarray(jnp.where(tripped, 0, jnp.where(won, 1, c.holder)), jnp.int32),
         start=jnp.where(start, _fast(monitor), c.start),
         level=jnp.where(swap | start, 0, level),
         rival=jnp.where(swap, level, c.rival),

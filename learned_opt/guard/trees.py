@@ -13,6 +13,15 @@ def select(condition: Scalar, a: Any, b: Any) -> Any:
     return jax.tree.map(lambda x, y: jnp.where(condition, x, y), a, b)
 
 
+def with_counts_of(now: Any, before: Any) -> Any:
+    """The state `before`, but with its integers, which count steps, as they are `now`."""
+
+    def leaf(x, y):
+        return x if jnp.issubdtype(jnp.result_type(x), jnp.signedinteger) else y
+
+    return jax.tree.map(leaf, now, before)
+
+
 def square_norm(tree: Params) -> Scalar:
     """The square of the norm, in float32 at least."""
 
