@@ -24,6 +24,7 @@ def benchmark(*args: str) -> list[dict]:
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
+@pytest.mark.slow
 def test_benchmark_of_the_meta_gradient():
     (row,) = benchmark("--quick", "meta_gradient")
     assert list(row) == [
@@ -67,18 +68,21 @@ def test_benchmark_of_the_general_rule():
     assert row["training_step"]["ratio_to_muon"] > 0
 
 
+@pytest.mark.slow
 def test_benchmark_of_a_guard():
     (row,) = benchmark("--quick", "guard")
     for name in ("adam", "muon", "lstm"):
         assert row["784-4-10"][f"{name}_ratio"] > 0
 
 
+@pytest.mark.slow
 def test_benchmark_of_a_conv_net_in_a_compiled_loop():
     (row,) = benchmark("--quick", "conv")
     rates = row["evaluate_steps_per_second"], row["python_loop_steps_per_second"]
     assert min(rates) > 0 and row["ratio"] == pytest.approx(rates[0] / rates[1], rel=2e-3)
 
 
+@pytest.mark.slow
 def test_benchmark_of_a_study():
     (case,) = benchmark("--quick", "study")
     row = case["4 units"]
