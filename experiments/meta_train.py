@@ -34,6 +34,7 @@ from learned_opt.meta_training import (
     Mixture,
     TrainState,
     init_state,
+    redraw_problems,
     restart_from_best,
     train,
 )
@@ -41,7 +42,10 @@ from learned_opt.metrics import MetricsWriter, read_metrics
 from learned_opt.theta_files import load_theta, save_theta
 from learned_opt.types import Estimator, Task, Theta, UpdateRule
 
-IN_STAGES = (  # what a curriculum can change; a learning rate starts afresh from the best θ
+# What a curriculum can change. A learning rate starts afresh from the best θ, and a horizon with
+# problems that are drawn afresh, staggered over it.
+IN_STAGES = (
+    "horizon",
     "unroll_length",
     "replay_fraction",
     "weight_power",
@@ -84,6 +88,8 @@ def main(config: ConfigDict, workdir: Path, data_dir: str | None) -> None:
         for stage, meta_optimizer, estimator in stages:
             if stage.restarts and int(state.meta.step) == stage.start:
                 state = restart_from_best(meta_optimizer, state)
+            if stage.redraws and int(state.meta.step) == stage.start:
+                state = redraw_problems(estimator, state)
             state = train(
                 estimator,
                 meta_optimizer,
@@ -136,6 +142,7 @@ class Stage(NamedTuple):
       end: the one that it ends at.
       settings: the config as it is then.
       restarts: whether it goes on from the best θ so far with a fresh meta-optimizer.
+      redraws: whether its problems are drawn afresh.
       schedule: the start and the end of its learning rate schedule.
     """
 
@@ -143,6 +150,7 @@ class Stage(NamedTuple):
     end: int
     settings: ConfigDict
     restarts: bool
+    redraws: bool
     schedule: tuple[int, int]
 
 
@@ -176,7 +184,9 @@ def _stages(config: ConfigDict) -> list[Stage]:
             pair for pair in zip(bounds, bounds[1:], strict=False) if pair[0] <= start < pair[1]
         )
         end = starts[n + 1] if n + 1 < len(starts) else config.num_meta_steps
-        stages.append(Stage(start, end, settings, n > 0 and restarts[n], schedule))
+        stages.append(
+            Stage(start, end, settings, n > 0 and restarts[n], "horizon" in changes, schedule)
+        )
     return stages
 
 

@@ -61,6 +61,10 @@ class UpdateRule(NamedTuple):
         with a state that has the coordinates on its last axis, `[features, P]`, where that is
         faster than `transform` vmapped over single numbers; they compute the same. Whoever
         replaces `transform` replaces this too, or sets it to None.
+      parts: pairs (label, rule) where θ is a dict of several rules' θs and each rule moves the
+        parameters of its label, as `by_label` makes it; else empty. It is then coordinatewise if
+        all of them are.
+      label_fn: of a rule with parts, `label_fn(path, param)`, the label of a parameter.
       knobs: what a user sets beside θ, pairs (name, default): numbers or optax schedules that
         `transform` takes as keyword arguments, such as `learning_rate`.
     """
@@ -70,6 +74,8 @@ class UpdateRule(NamedTuple):
     coordinatewise: bool = False
     coordinates_last: Callable[[Theta], optax.GradientTransformationExtraArgs] | None = None
     knobs: tuple[tuple[str, Any], ...] = ()
+    parts: tuple[tuple[str, "UpdateRule"], ...] = ()
+    label_fn: Callable[[str, Any], str] | None = None
 
 
 class InnerState(NamedTuple):

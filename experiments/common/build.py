@@ -54,7 +54,16 @@ HIERARCHY: dict[str, Callable[..., UpdateRule]] = {
     if hasattr(update_rules.hierarchy, name)
 }
 
+
+def _by_label(rules: Mapping[str, Any], label_fn: str = "") -> UpdateRule:
+    parts = {label: make_rule(rule) for label, rule in rules.items()}
+    if not label_fn:
+        return update_rules.by_label(parts)
+    return update_rules.by_label(parts, find("label function", label_fn, {}))
+
+
 LEARNED: dict[str, Callable[..., UpdateRule]] = {
+    "by_label": _by_label,
     "celo2": update_rules.celo2,
     "learned_muon": update_rules.learned_muon,
     "lstm": update_rules.lstm,

@@ -24,7 +24,7 @@ DEFAULTS = ConfigDict(
         "final_learning_rate": 3e-5,  # the cosine schedule ends here
         "clip_norm": 1.0,  # of the meta-gradient; 0 for none
         "mapping": "map",  # or 'vmap'
-        "block_size": 512,
+        "block_size": 256,
         "replay_fraction": 1.0,  # share of the coordinates the meta-gradient is taken from
         "num_devices": 0,  # 0: one CPU, or all accelerators that divide num_tasks
         "validate_every": 100,

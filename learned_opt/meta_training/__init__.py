@@ -9,6 +9,7 @@ from learned_opt.meta_training.trainer import (
     TrainState,
     init_state,
     meta_step,
+    redraw_problems,
     restart_from_best,
     train,
 )
@@ -28,6 +29,7 @@ __all__ = [
     "TruncatedES",
     "init_state",
     "meta_step",
+    "redraw_problems",
     "restart_from_best",
     "train",
 ]

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import math
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -192,7 +192,7 @@ class _EvolutionStrategy:
             rate = low * jnp.exp(jax.random.uniform(key_rate) * math.log(high / low))
         constant = jax.random.uniform(key_constant) < self.constant_rates
         episode = Episode(horizon, rate, constant)
-        instance, params = draw(self._inner_task(), key_problem)
+        instance, params = draw(problems.inner_task(self), key_problem)
         inner = InnerState(instance, params, self._transform(theta, episode).init(params))
         arms = 1 if self._noise == "window" else 2
         inner = jax.tree.map(lambda x: jnp.broadcast_to(x, (arms, *x.shape)), inner)
@@ -264,7 +264,7 @@ class _EvolutionStrategy:
 
     def _unroll(self, theta: Theta, episode: Episode, inner: InnerState, key: Key):
         """A window of one arm: its last state and its mean loss of each split, before updates."""
-        tx, task = self._transform(theta, episode), self._inner_task()
+        tx, task = self._transform(theta, episode), problems.inner_task(self)
 
         def one_step(inner, t):
             key_train, key_other = jax.random.split(jax.random.fold_in(key, t))
@@ -290,9 +290,6 @@ class _EvolutionStrategy:
                 for k, x in zip(keys, leaves, strict=True)
             ],
         )
-
-    def _inner_task(self) -> Any:
-        return problems.FlatTask(self.task) if self.rule.coordinatewise else self.task
 
     def _transform(self, theta: Theta, episode: Episode) -> optax.GradientTransformationExtraArgs:
         if self.rule.coordinatewise:

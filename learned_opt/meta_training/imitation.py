@@ -60,35 +60,13 @@ class Imitation:
 
     def __post_init__(self):
         """Checks the static fields."""
-        for name in ("num_tasks", "unroll_length", "horizon"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.horizon % self.unroll_length:
-            raise ValueError(
-                f"horizon ({self.horizon}) must be a multiple of unroll_length "
-                f"({self.unroll_length})"
-            )
+        problems.check_sizes(self)
         if not self.teacher_rate > 0:
             raise ValueError(f"teacher_rate must be positive, got {self.teacher_rate}")
-        problems.check_mesh(self.mesh, self.num_tasks)
 
     def init(self, key: Key, theta: Theta) -> Problems:
         """Draws the N problems, staggered over the horizon."""
-
-        def init_local(estimator, key, theta):
-            return problems.start(
-                estimator._both(theta),
-                estimator._inner_task(),
-                key,
-                mesh=self.mesh,
-                num_tasks=self.num_tasks,
-                segment=self.unroll_length,
-                horizon=self.horizon,
-            )
-
-        return problems.sharded(init_local, self.mesh, in_specs=(P(), P(), P()), out_specs=P(AXIS))(
-            self, key, theta
-        )
+        return problems.start(self, Imitation._both, key, theta)
 
     def estimate(self, key: Key, theta: Theta, state: Problems) -> tuple[Theta, Problems, Metrics]:
         """Carries the problems on by one segment.
@@ -123,13 +101,13 @@ class Imitation:
 
     def _one_problem(self, theta: Theta, key: Key, state: Problems):
         """One segment of one problem: (gradient, distance, whether finite) and its next state."""
-        task = self._inner_task()
+        task = problems.inner_task(self)
         inner, begun, key = problems.renew(
             self._both(theta), task, key, state, horizon=self.horizon
         )
 
         def distance(theta):
-            rule = self._transform()(theta)
+            rule = problems.inner_transform(self.rule)(theta)
 
             @jax.checkpoint
             def step(inner, t):
@@ -159,7 +137,7 @@ class Imitation:
 
     def _both(self, theta: Theta) -> optax.GradientTransformation:
         """A transformation whose state holds Adam's and the rule's; for its `init` alone."""
-        rule = self._transform()(theta)
+        rule = problems.inner_transform(self.rule)(theta)
 
         def init(params: Any):
             return self._teacher().init(params), rule.init(params)
@@ -168,10 +146,3 @@ class Imitation:
 
     def _teacher(self) -> optax.GradientTransformation:
         return optax.adam(self.teacher_rate)
-
-    def _inner_task(self) -> Any:
-        return problems.FlatTask(self.task) if self.rule.coordinatewise else self.task
-
-    def _transform(self):
-        flat = self.rule.coordinatewise
-        return problems.flat_transform(self.rule) if flat else self.rule.transform

@@ -17,8 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from learned_opt.meta_training.problems import at_least_float32
-from learned_opt.types import InnerState, Key, Params, Task, Theta
+from learned_opt.meta_training.problems import at_least_float32, flat_transform, inner_transform
+from learned_opt.types import InnerState, Key, Params, Task, Theta, UpdateRule
 from learned_opt.unroll import checked_loss, inner_step
 
 Transform: TypeAlias = Callable[[Theta], optax.GradientTransformation]
@@ -96,31 +96,55 @@ def record(
 
 
 def sample(
-    tx: optax.GradientTransformation,
-    recorded: Recorded,
-    key: Key,
-    sizes: Sequence[int],
-    fraction: float,
+    rule: UpdateRule, theta: Theta, recorded: Recorded, key: Key, sizes: Any, fraction: float
 ) -> Recorded:
-    """A share of the coordinates of a record of flat parameters, weighted by the inverse."""
+    """A share of the coordinates of a record of flat parameters, weighted by the inverse.
+
+    `sizes` are those of `problems.FlatTask`.
+    """
+    if rule.parts:
+        parts = [
+            sample(part, theta[k], _of(recorded, k), jax.random.fold_in(key, n), sizes[k], fraction)
+            for n, (k, part) in enumerate(rule.parts)
+        ]
+        labels = [label for label, _ in rule.parts]
+        inputs, pulls, params, opt_state, _ = (
+            dict(zip(labels, field, strict=True)) for field in zip(*parts, strict=True)
+        )
+        return Recorded(inputs, pulls, params, opt_state)
     kept, weight = _draw_coordinates(key, sizes, fraction)
+    tx = flat_transform(rule)(theta)
     some = _per_coordinate(lambda x: x[..., kept], tx, recorded)
     return some._replace(pulls=some.pulls * weight)
 
 
-def gradient(transform: Transform, theta: Theta, recorded: Recorded, *, block_size: int = 0) -> Any:
+def gradient(rule: UpdateRule, theta: Theta, recorded: Recorded, *, block_size: int = 0) -> Any:
     """The gradient with respect to θ of Σ_t ⟨pull_t, params_t(θ)⟩ for recorded gradients.
 
     Args:
-      transform: `UpdateRule.transform`, or `problems.flat_transform` where parameters are flat.
+      rule: the rule; of a coordinatewise one the record is of flat parameters.
       theta: θ.
       recorded: the record.
       block_size: coordinates of flat parameters that are replayed together; 0 for all.
     """
-    one_block = functools.partial(_replay, transform, theta)
-    if block_size and block_size < recorded.params.size:
+    if rule.parts and rule.coordinatewise:
+        return {
+            label: gradient(part, theta[label], _of(recorded, label), block_size=block_size)
+            for label, part in rule.parts
+        }
+    transform = inner_transform(rule)
+    if rule.coordinatewise and block_size and block_size < recorded.params.size:
+        # A block is small enough to keep its matrix products for the way back.
+        policy = jax.checkpoint_policies.dots_saveable
+        one_block = functools.partial(_replay, transform, theta, policy=policy)
         return _blockwise(transform(theta), theta, recorded, block_size, one_block)
-    return one_block(recorded)
+    return _replay(transform, theta, recorded)
+
+
+def _of(recorded: Recorded, label: str) -> Recorded:
+    """The record of one part."""
+    inputs, pulls, params, opt_state, _ = recorded
+    return Recorded(inputs[label], pulls[label], params[label], opt_state[label])
 
 
 def _draw_coordinates(
@@ -146,13 +170,22 @@ def _draw_coordinates(
     return jnp.concatenate(indices), np.concatenate(weights)
 
 
-def _replay(transform: Transform, theta: Theta, recorded: Recorded) -> Theta:
-    """The gradient with respect to θ of Σ_{t=1…T} ⟨pull_t, params_t(θ)⟩ for recorded gradients."""
+def _replay(
+    transform: Transform,
+    theta: Theta,
+    recorded: Recorded,
+    *,
+    policy: Callable[..., Any] | None = None,
+) -> Theta:
+    """The gradient with respect to θ of Σ_{t=1…T} ⟨pull_t, params_t(θ)⟩ for recorded gradients.
+
+    `policy` says what of a step is kept for the way back, by default nothing.
+    """
 
     def surrogate(theta):
         tx = optax.with_extra_args_support(transform(theta))
 
-        @jax.checkpoint
+        @functools.partial(jax.checkpoint, policy=policy)
         def step(carry, seen_at_t):
             params, opt_state = carry
             g, pull, loss = seen_at_t
@@ -169,10 +202,15 @@ def _replay(transform: Transform, theta: Theta, recorded: Recorded) -> Theta:
     return jax.grad(surrogate)(theta)
 
 
-def all_per_coordinate(tx: optax.GradientTransformation, opt_state: optax.OptState) -> bool:
-    """Whether an optimizer's state is shaped like the parameters throughout: no step counts."""
+def all_per_coordinate(rule: UpdateRule, theta: Theta, opt_state: optax.OptState) -> bool:
+    """Whether a coordinatewise rule's state is shaped like the parameters: no step counts."""
+    if rule.parts:
+        return all(all_per_coordinate(part, theta[k], opt_state[k]) for k, part in rule.parts)
     marks = optax.tree.map_params(
-        tx, lambda _: True, opt_state, transform_non_params=lambda _: False
+        flat_transform(rule)(theta),
+        lambda _: True,
+        opt_state,
+        transform_non_params=lambda _: False,
     )
     return all(jax.tree.leaves(marks))
 

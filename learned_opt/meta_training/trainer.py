@@ -92,6 +92,19 @@ def restart_from_best(
     return jax.jit(restart, out_shardings=shardings)(state)
 
 
+def redraw_problems(estimator: Estimator, state: TrainState) -> TrainState:
+    """Starts the estimator afresh, as for another horizon; θ and all else go on."""
+
+    def start(estimator, meta):
+        return estimator.init(jax.random.fold_in(meta.key, -meta.step - 1), meta.theta)
+
+    fresh = jax.jit(start)(estimator, state.meta)
+    shardings = jax.tree.map(lambda x: x.sharding, state.meta.estimator_state)
+    return state._replace(
+        meta=state.meta._replace(estimator_state=jax.device_put(fresh, shardings))
+    )
+
+
 @functools.partial(jax.jit, static_argnames="meta_optimizer", donate_argnames="state")
 def meta_step(
     estimator: Estimator, meta_optimizer: optax.GradientTransformation, state: MetaState

@@ -101,7 +101,7 @@ class TruncatedBPTT:
     horizon: int
     second_order: bool = False
     mapping: Literal["vmap", "map"] = "map"
-    block_size: int = 512
+    block_size: int = 256
     replay_fraction: float = 1.0
     weight_power: float = 0.0
     segment_loss: Literal["sum", "last"] = "sum"
@@ -110,14 +110,7 @@ class TruncatedBPTT:
 
     def __post_init__(self):
         """Checks the static fields."""
-        for name in ("num_tasks", "unroll_length", "horizon"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.horizon % self.unroll_length:
-            raise ValueError(
-                f"horizon ({self.horizon}) must be a multiple of unroll_length "
-                f"({self.unroll_length})"
-            )
+        problems.check_sizes(self)
         if self.block_size < 0:
             raise ValueError(f"block_size must not be negative, got {self.block_size}")
         if not 0 < self.replay_fraction <= 1:
@@ -136,25 +129,14 @@ class TruncatedBPTT:
             )
         if self.mapping not in ("vmap", "map"):
             raise ValueError(f"unknown mapping {self.mapping!r}: expected 'vmap' or 'map'")
-        problems.check_mesh(self.mesh, self.num_tasks)
 
     def init(self, key: Key, theta: Theta) -> Problems:
         """Draws the N problems, staggered over the horizon."""
 
-        def init_local(estimator, key, theta):
-            return problems.start(
-                estimator._transform()(theta),
-                estimator._inner_task(),
-                key,
-                mesh=self.mesh,
-                num_tasks=self.num_tasks,
-                segment=self.unroll_length,
-                horizon=self.horizon,
-            )
+        def make(estimator, theta):
+            return problems.inner_transform(estimator.rule)(theta)
 
-        return problems.sharded(init_local, self.mesh, in_specs=(P(), P(), P()), out_specs=P(AXIS))(
-            self, key, theta
-        )
+        return problems.start(self, make, key, theta)
 
     def estimate(self, key: Key, theta: Theta, state: Problems) -> tuple[Theta, Problems, Metrics]:
         """Carries the problems on by one segment.
@@ -206,33 +188,33 @@ class TruncatedBPTT:
 
     def _together(self, theta: Theta, keys: Key, state: Problems):
         """Runs the problems as one batch; coordinatewise rules replay all of them as one vector."""
-        tx = self._transform()(theta)
+        tx = problems.inner_transform(self.rule)(theta)
         joined = self.rule.coordinatewise and not self.second_order
-        if not (joined and replay.all_per_coordinate(tx, state.inner.opt_state)):
+        if not (joined and replay.all_per_coordinate(self.rule, theta, state.inner.opt_state)):
             results = jax.vmap(functools.partial(self._one_problem, theta))(keys, state)
             return jax.tree.map(lambda x: x.sum(0), results[0]), results[1]
 
         def roll_out(key, state):
             inner, step, key = self._renewed(tx, key, state)
-            recorded, last, losses = self._recorded(tx, inner, key, step)
+            recorded, last, losses = self._recorded(theta, inner, key, step)
             finite = _all_finite((losses, recorded))
             recorded = jax.tree.map(lambda x: jnp.where(finite, x, 0), recorded)
             return recorded, *self._finish(finite, losses, last, step)
 
         recorded, sums, state = jax.vmap(roll_out)(keys, state)
         recorded = jax.tree.map(  # [N, ..., P] -> [..., N * P]
-            lambda x: jnp.moveaxis(x, 0, -2).reshape(*x.shape[1:-1], -1), recorded
+            lambda x: jnp.moveaxis(x, 0, -2).reshape(*x.shape[1:-1], len(x) * x.shape[-1]), recorded
         )
         return (self._replayed(theta, recorded), jax.tree.map(lambda x: x.sum(0), sums)), state
 
     def _one_problem(self, theta: Theta, key: Key, state: Problems):
         """One segment of one problem: (its meta-gradient, its metrics) and its next state."""
-        tx = self._transform()(theta)
+        tx = problems.inner_transform(self.rule)(theta)
         inner, step, key = self._renewed(tx, key, state)
         if self.second_order:
             grads, last, losses = self._through_the_unroll(theta, inner, key, step)
         else:
-            recorded, last, losses = self._recorded(tx, inner, key, step)
+            recorded, last, losses = self._recorded(theta, inner, key, step)
             grads = self._replayed(theta, recorded)
         finite = _all_finite((losses, grads))
         grads = jax.tree.map(lambda x: jnp.where(finite, x, 0), grads)
@@ -240,14 +222,14 @@ class TruncatedBPTT:
         return (grads, sums), state
 
     def _renewed(self, tx, key: Key, state: Problems):
-        return problems.renew(tx, self._inner_task(), key, state, horizon=self.horizon)
+        return problems.renew(tx, problems.inner_task(self), key, state, horizon=self.horizon)
 
-    def _recorded(self, tx, inner: InnerState, key: Key, step: jax.Array):
+    def _recorded(self, theta: Theta, inner: InnerState, key: Key, step: jax.Array):
         """What a first-order segment recorded, its last state and its losses."""
-        task = self._inner_task()
+        task = problems.inner_task(self)
         recorded, last, losses = replay.record(
             task,
-            tx,
+            problems.inner_transform(self.rule)(theta),
             inner,
             key,
             length=self.unroll_length,
@@ -257,12 +239,13 @@ class TruncatedBPTT:
         )
         if self.replay_fraction < 1:
             key_draw = jax.random.fold_in(key, self.unroll_length + 1)
-            recorded = replay.sample(tx, recorded, key_draw, task.sizes, self.replay_fraction)
+            recorded = replay.sample(
+                self.rule, theta, recorded, key_draw, task.sizes, self.replay_fraction
+            )
         return recorded, last, losses
 
     def _replayed(self, theta: Theta, recorded: replay.Recorded) -> Theta:
-        size = self.block_size if self.rule.coordinatewise else 0
-        return replay.gradient(self._transform(), theta, recorded, block_size=size)
+        return replay.gradient(self.rule, theta, recorded, block_size=self.block_size)
 
     def _weights(self, step: jax.Array) -> jax.Array | None:
         """The weights w_t `[T]` of the losses of a segment that starts after `step` steps."""
@@ -286,7 +269,11 @@ class TruncatedBPTT:
 
     def _through_the_unroll(self, theta: Theta, inner: InnerState, key: Key, step: jax.Array):
         """Differentiates straight through the unroll."""
-        task, transform, weights = self._inner_task(), self._transform(), self._weights(step)
+        task, transform, weights = (
+            problems.inner_task(self),
+            problems.inner_transform(self.rule),
+            self._weights(step),
+        )
 
         def segment_loss(theta):
             tx = transform(theta)
@@ -304,13 +291,6 @@ class TruncatedBPTT:
 
         grads, (last, losses) = jax.grad(segment_loss, has_aux=True)(theta)
         return grads, last, losses
-
-    def _inner_task(self) -> Any:
-        return problems.FlatTask(self.task) if self.rule.coordinatewise else self.task
-
-    def _transform(self) -> replay.Transform:
-        flat = self.rule.coordinatewise
-        return problems.flat_transform(self.rule) if flat else self.rule.transform
 
 
 def _all_finite(tree: Any) -> jax.Array:

@@ -3,6 +3,7 @@
 Images are `[batch, height, width, channels]`.
 """
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 
@@ -61,6 +62,60 @@ class TinyCNN(nnx.Module):
         x = jax.nn.relu(self.norm_0(self.conv_0(x)))
         x = jax.nn.relu(self.norm_1(self.conv_1(x)))
         return self.output(x.mean(axis=(1, 2)))
+
+
+def max_pool(x: jax.Array) -> jax.Array:
+    """The maximum over 2×2 pixels of `[batch, height, width, channels]`; odd last ones are dropped.
+
+    A reshape and a maximum: the gradient of XLA's own pooling is slow in compiled loops on CPU.
+    """
+    batch, height, width, channels = x.shape
+    x = x[:, : height // 2 * 2, : width // 2 * 2]
+    return x.reshape(batch, height // 2, 2, width // 2, 2, channels).max(axis=(2, 4))
+
+
+class PaperCNN(nnx.Module):
+    """The network of the paper's CIFAR experiments.
+
+    Three 5×5 convolutions, each with batch normalization, ReLU and 2×2 max-pooling, then a layer of
+    32 units with batch normalization and ReLU, and the output.
+
+    Reference: Andrychowicz et al., *Learning to learn by gradient descent by gradient descent*,
+    2016, section 3.3.
+    """
+
+    def __init__(
+        self,
+        image_shape: Sequence[int],
+        num_classes: int,
+        *,
+        num_channels: int = 16,
+        rngs: nnx.Rngs,
+    ):
+        """Makes `num_channels` channels in every convolution."""
+        height, width, num_in = image_shape
+        if min(height, width) < 8:
+            raise ValueError(
+                "paper_cnn pools three times: images need 8×8 pixels at least, got "
+                f"{height}×{width}"
+            )
+        self.convs: nnx.Dict = nnx.Dict()
+        self.norms: nnx.Dict = nnx.Dict()
+        for n in range(3):
+            self.convs[f"conv_{n}"] = Conv(num_in, num_channels, 5, use_bias=False, rngs=rngs)
+            self.norms[f"norm_{n}"] = BatchNorm(num_channels)
+            num_in = num_channels
+        positions = (height // 8) * (width // 8)
+        self.hidden = nnx.Linear(num_channels * positions, 32, use_bias=False, rngs=rngs)
+        self.hidden_norm = BatchNorm(32)
+        self.output = nnx.Linear(32, num_classes, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Maps images to logits `[batch, num_classes]`."""
+        for conv, norm in zip(self.convs.values(), self.norms.values(), strict=True):
+            x = max_pool(jax.nn.relu(norm(conv(x))))
+        x = jax.nn.relu(self.hidden_norm(self.hidden(x.reshape(len(x), -1))))
+        return self.output(x)
 
 
 class AllCNNC(nnx.Module):
@@ -206,6 +261,8 @@ class ResNet20(nnx.Module):
 
 
 IMAGE_NETWORKS: dict[str, Callable[..., nnx.Module]] = {
+    "paper_cnn": PaperCNN,
+    "narrow_paper_cnn": functools.partial(PaperCNN, num_channels=8),
     "small_cnn": SmallCNN,
     "normed_cnn": NormedCNN,
     "pooled_cnn": PooledCNN,

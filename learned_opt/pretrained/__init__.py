@@ -17,11 +17,12 @@ import optax
 
 from learned_opt.theta_files import load_metadata, load_theta
 from learned_opt.types import Params, Theta, UpdateRule
-from learned_opt.update_rules import celo2, learned_muon, lstm, rnnprop
+from learned_opt.update_rules import by_label, celo2, learned_muon, lstm, rnnprop
 from learned_opt.update_rules.celo2 import is_published, theta_from_published
 
 _FOLDER = Path(__file__).parent
 _RULES: dict[str, Callable[..., UpdateRule]] = {
+    "by_label": lambda rules: by_label({label: _make(rule) for label, rule in rules.items()}),
     "celo2": celo2,
     "learned_muon": learned_muon,
     "lstm": lstm,
@@ -192,9 +193,13 @@ def pretrained_card(name: str) -> Card:
     return Card(json.loads((_FOLDER / f"{name}.json").read_text(encoding="utf-8")))
 
 
-def _with_theta(settings: Mapping[str, Any], path: str | os.PathLike) -> tuple[UpdateRule, Theta]:
+def _make(settings: Mapping[str, Any]) -> UpdateRule:
     settings = dict(settings)
-    rule = _RULES[settings.pop("name")](**settings)
+    return _RULES[settings.pop("name")](**settings)
+
+
+def _with_theta(settings: Mapping[str, Any], path: str | os.PathLike) -> tuple[UpdateRule, Theta]:
+    rule = _make(settings)
     if is_published(load_theta(path)):
         return rule, theta_from_published(path)
     return rule, load_theta(path, like=jax.eval_shape(rule.init, jax.random.key(0)))

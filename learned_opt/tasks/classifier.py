@@ -22,7 +22,8 @@ from learned_opt.tasks.checks import (
 from learned_opt.types import Key, Metrics, Params, Scalar
 
 NETWORKS = (
-    "mlp", "small_cnn", "tiny_cnn", "normed_cnn", "pooled_cnn", "all_cnn_c", "resnet_20",
+    "mlp", "small_cnn", "tiny_cnn", "normed_cnn", "pooled_cnn", "paper_cnn", "narrow_paper_cnn",
+    "all_cnn_c", "resnet_20",
 )  # fmt: skip
 _EVALUATION_BATCH = 1000  # examples in memory, and in one batch norm, while a split is evaluated
 
@@ -78,7 +79,8 @@ class Classifier:
           network: `"mlp"` (a multilayer perceptron, the optimizee of the paper's MNIST
             experiments); for images `[n, height, width, channels]` also `"small_cnn"` (two strided
             convolutions), `"normed_cnn"` (the same with batch normalization), `"tiny_cnn"` (that
-            one narrower), `"pooled_cnn"` (two on the mean over 2×2 pixels), `"all_cnn_c"`
+            one narrower), `"pooled_cnn"` (two on the mean over 2×2 pixels), `"paper_cnn"` (that
+            of the paper's CIFAR experiments), `"narrow_paper_cnn"` (with 8 channels), `"all_cnn_c"`
             (Springenberg et al., 2015) or `"resnet_20"` (He et al., 2016); or your own: a function
             `make(image_shape, num_classes, rngs)` that returns a Flax NNX module from images
             `[batch, …]` to logits, with no state but parameters.
@@ -245,14 +247,17 @@ def image_classifier(
     batch_size: int = 128,
     data_dir: str | os.PathLike[str] | None = None,
     valid_size: int | None = None,
+    labels: Sequence[int] | None = None,
     side: int | None = None,
+    color: bool = False,
 ) -> Classifier:
     """Makes a `Classifier` on a data set given by name.
 
     Args:
       dataset: `"digits"`, `"mnist"`, `"fashion_mnist"` or `"cifar10"`.
-      network: `"mlp"`, `"small_cnn"`, `"tiny_cnn"`, `"normed_cnn"`, `"pooled_cnn"`, `"all_cnn_c"`,
-        `"resnet_20"` or your own, see `Classifier.from_arrays`.
+      network: `"mlp"`, `"small_cnn"`, `"tiny_cnn"`, `"normed_cnn"`, `"pooled_cnn"`, `"paper_cnn"`,
+        `"narrow_paper_cnn"`, `"all_cnn_c"`, `"resnet_20"` or your own, see
+        `Classifier.from_arrays`.
       hidden_sizes: of `"mlp"`, the widths of the hidden layers, by default `(20,)`; `()` is softmax
         regression.
       activation: of `"mlp"`, `"sigmoid"` (the default), `"tanh"`, `"relu"`, `"gelu"`, `"elu"` or
@@ -262,8 +267,11 @@ def image_classifier(
       data_dir: the folder of TFDS data sets; by default `TFDS_DATA_DIR`.
       valid_size: the number of examples cut from the training data for validation; by default
         5,000, and 360 of digits.
-      side: pixels of a side that images are averaged down to, in grey; by default they stay as
-        they are.
+      labels: the labels whose examples are kept, in every split, renumbered in this order; by
+        default all.
+      side: pixels of a side that images are averaged down to, by default in grey; without it they
+        stay as they are.
+      color: whether images that are averaged down keep their colors.
 
     Returns:
       The task, with its data on the default device.
@@ -282,8 +290,12 @@ def image_classifier(
       ['accuracy', 'loss']
     """
     data = datasets.load_dataset(dataset, data_dir, valid_size=valid_size)
+    if labels is not None:
+        data = datasets.with_labels(data, labels)
+    if color and side is None:
+        raise ValueError("color belongs to side: images that are not averaged down keep theirs")
     if side is not None:
-        data = datasets.averaged_down(data, side)
+        data = datasets.averaged_down(data, side, color=color)
     return Classifier.from_arrays(
         data.splits,
         num_classes=data.num_classes,

@@ -83,11 +83,45 @@ def load_dataset(
     return Dataset({"train": train, "valid": valid, "test": test}, num_classes=10, max_pixel=255)
 
 
-def averaged_down(data: Dataset, side: int) -> Dataset:
-    """A data set's images in grey, padded with black to a multiple of `side` and averaged to it.
+def with_labels(data: Dataset, labels: Sequence[int]) -> Dataset:
+    """The examples of some labels alone, of every split; labels are renumbered 0, 1, … in order.
+
+    Args:
+      data: a data set.
+      labels: which of its labels, at least two, all different; the first becomes 0.
+
+    Raises:
+      ValueError: fewer than two labels, one twice, or one that the data set lacks.
+    """
+    kept = list(labels)
+    if len(kept) < 2 or len(set(kept)) < len(kept):
+        raise ValueError(f"labels must be two or more, all different, got {tuple(labels)}")
+    present = set(np.unique(data.splits["train"].labels).tolist())
+    missing = [label for label in kept if label not in present]
+    if missing:
+        raise ValueError(
+            f"the data set has no label {', '.join(map(str, missing))}; it has "
+            f"{', '.join(map(str, sorted(present)))}"
+        )
+    new = np.full(max(present) + 1, -1, np.int32)
+    new[kept] = np.arange(len(kept))
+    splits = {}
+    for split, examples in data.splits.items():
+        rows = np.isin(examples.labels, kept)
+        splits[split] = Split(examples.images[rows], new[examples.labels[rows]])
+    return Dataset(splits, len(kept), data.max_pixel)
+
+
+def averaged_down(data: Dataset, side: int, *, color: bool = False) -> Dataset:
+    """A data set's images, padded with black to a multiple of `side` pixels and averaged to it.
+
+    Args:
+      data: a data set.
+      side: pixels of a side.
+      color: whether channels are kept; else images become grey.
 
     Returns:
-      The data set, with float32 images `[n, side, side, 1]` from 0 to 1.
+      The data set, with float32 images `[n, side, side, channels]` from 0 to 1.
 
     Raises:
       ValueError: `side` is no positive number, or larger than the images.
@@ -99,10 +133,11 @@ def averaged_down(data: Dataset, side: int) -> Dataset:
     border = (pad // 2, pad - pad // 2)
     splits = {}
     for split, (images, labels) in data.splits.items():
-        grey = np.pad(images.mean(axis=-1, dtype=np.float32), ((0, 0), border, border))
-        size = grey.shape[1] // side
-        small = grey.reshape(len(grey), side, size, side, size).mean(axis=(2, 4)) / data.max_pixel
-        splits[split] = Split(small[..., np.newaxis], labels)
+        pixels = images.astype(np.float32) if color else images.mean(-1, np.float32, keepdims=True)
+        pixels = np.pad(pixels, ((0, 0), border, border, (0, 0)))
+        size = pixels.shape[1] // side
+        blocks = pixels.reshape(len(pixels), side, size, side, size, -1)
+        splits[split] = Split(blocks.mean(axis=(2, 4)) / data.max_pixel, labels)
     return Dataset(splits, data.num_classes, max_pixel=1)
 
 

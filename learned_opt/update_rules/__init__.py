@@ -1,6 +1,7 @@
 """How parameters move: hand-designed rules (θ = hyperparameters) and learned ones (θ = weights)."""
 
 from learned_opt.update_rules import hierarchy
+from learned_opt.update_rules.by_label import by_label, conv_or_rest
 from learned_opt.update_rules.celo2 import Celo2State, celo2
 from learned_opt.update_rules.fan_in import scaled_by_fan_in
 from learned_opt.update_rules.hand_designed import (
@@ -29,7 +30,9 @@ __all__ = [
     "adagrad",
     "adam",
     "adamw",
+    "by_label",
     "celo2",
+    "conv_or_rest",
     "hierarchy",
     "learned_muon",
     "lstm",

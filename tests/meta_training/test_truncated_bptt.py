@@ -250,7 +250,7 @@ def test_replay_fraction_averages_to_the_full_meta_gradient():
     state = full.init(KEY, theta)
     expected = ravel_pytree(estimate(full, theta, state)[0])[0]
     # The draw of coordinates and the minibatches share the key, so average over the draw alone.
-    task_flat, tx = part._inner_task(), part._transform()(theta)
+    task_flat, tx = problems.inner_task(part), problems.inner_transform(rule)(theta)
     inner = jax.tree.map(lambda x: x[0], state.inner)
     key_segment = jax.random.split(jax.random.fold_in(KEY, 0))[1]
     recorded, _, _ = replay.record(task_flat, tx, inner, key_segment, length=3)
@@ -258,8 +258,8 @@ def test_replay_fraction_averages_to_the_full_meta_gradient():
     @jax.jit
     @jax.vmap
     def sampled(key):
-        some = replay.sample(tx, recorded, key, task_flat.sizes, 0.2)
-        return ravel_pytree(replay.gradient(part._transform(), theta, some))[0]
+        some = replay.sample(rule, theta, recorded, key, task_flat.sizes, 0.2)
+        return ravel_pytree(replay.gradient(rule, theta, some))[0]
 
     draws = sampled(jax.random.split(KEY, 400))
     error = jnp.abs(draws.mean(0) - expected)

@@ -1,0 +1,66 @@
+"""What the CIFAR configs share: the network at two sizes, and how an LSTM is trained on it."""
+
+from typing import Any
+
+from ml_collections import ConfigDict
+
+# No image of a held-out label is in a split that LSTM-sub sees.
+CIFAR_5 = (0, 1, 2, 3, 4)  # airplane, automobile, bird, cat, deer
+CIFAR_2 = (0, 1)
+HELD_OUT = (5, 6, 7, 8, 9)  # dog, frog, horse, ship, truck
+
+
+def small_cifar(labels: tuple[int, ...] | None = None) -> dict[str, Any]:
+    """The paper's network with 8 channels, on images averaged to 16×16, batch 64."""
+    task = {
+        "name": "image_classifier",
+        "dataset": "cifar10",
+        "network": "narrow_paper_cnn",
+        "side": 16,
+        "color": True,
+        "batch_size": 64,
+    }
+    return task if labels is None else task | {"labels": labels}
+
+
+def paper_cifar() -> dict[str, Any]:
+    """The paper's own network: 16 channels, 32×32 pixels, batch 128."""
+    return {
+        "name": "image_classifier",
+        "dataset": "cifar10",
+        "network": "paper_cnn",
+        "batch_size": 128,
+    }
+
+
+def lstm_training(task: dict[str, Any]) -> ConfigDict:
+    """Two LSTMs, for convolution kernels and for the rest, on horizons of 100, 300 and 1,000.
+
+    The last stage weights losses by their step; θ is chosen by the loss after 1,000 steps.
+    """
+    lstm = {"name": "lstm", "hidden_sizes": (20, 20), "preprocess": "log_sign"}
+    late = {"learning_rate": 3e-4, "final_learning_rate": 3e-6, "weight_power": 1.0}
+    return ConfigDict(
+        {
+            "seed": 0,
+            "task": task,
+            "rule": {"name": "by_label", "rules": {"conv": lstm, "rest": lstm}},
+            "num_meta_steps": 1_700,
+            "num_tasks": 4,
+            "unroll_length": 20,
+            "curriculum": (
+                (1_000, {"horizon": 300, "unroll_length": 50}),
+                (1_300, {"horizon": 1_000, "unroll_length": 100, "learning_rate": 1e-3}),
+                (1_600, late),
+            ),
+            "horizon": 100,
+            "learning_rate": 3e-3,
+            "final_learning_rate": 3e-5,
+            "clip_norm": 1.0,
+            "replay_fraction": 0.3,
+            "probe": ({"name": "cifar", "task": task, "num_steps": 1_000, "num_seeds": 2},),
+            "validate_every": 100,
+            "log_every": 10,
+            "save_every": 100,
+        }
+    )

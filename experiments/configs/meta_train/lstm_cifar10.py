@@ -1,0 +1,16 @@
+r"""Two LSTMs, one for convolution kernels and one for the rest, on the paper's CIFAR-10 network.
+
+    python -m experiments.meta_train --config=experiments/configs/meta_train/lstm_cifar10.py \
+        --workdir=DIR
+
+Small enough for a CPU: images averaged to 16×16, 8 channels, minibatches of 64. CIFAR-10 is read
+from TFDS_DATA_DIR or --data_dir.
+"""
+
+from ml_collections import ConfigDict
+
+from experiments.common.cifar import lstm_training, small_cifar
+
+
+def get_config() -> ConfigDict:
+    return lstm_training(small_cifar())

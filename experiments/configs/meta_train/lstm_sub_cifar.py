@@ -1,0 +1,16 @@
+r"""LSTM-sub: as lstm_cifar10.py, but it never sees the labels of CIFAR-5 and CIFAR-2.
+
+    python -m experiments.meta_train --config=experiments/configs/meta_train/lstm_sub_cifar.py \
+        --workdir=DIR
+
+Trained on dogs, frogs, horses, ships and trucks; CIFAR-5 is airplanes, automobiles, birds, cats and
+deer, and CIFAR-2 the first two of them.
+"""
+
+from ml_collections import ConfigDict
+
+from experiments.common.cifar import HELD_OUT, lstm_training, small_cifar
+
+
+def get_config() -> ConfigDict:
+    return lstm_training(small_cifar(HELD_OUT))
