@@ -5,12 +5,14 @@
 Every rule meets the same fresh problems, which neither tuning nor meta-training has seen. The same
 command goes on where it was cut short. Writes results.json, tables.txt, metrics.jsonl, TensorBoard
 events, config.json, versions.json and the figures losses.png and tuning.png into the work
-directory.
+directory. With `test_every` progress.png takes the place of losses.png: training and test curves
+against updates and seconds.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -28,12 +30,15 @@ from experiments.common.comparison import (
     plus_minus,
     print_tables,
 )
-from experiments.common.launch import launch
+from experiments.common.launch import check_positive, launch
 from experiments.common.names import display_name
 from experiments.common.workdir import open_workdir, write_json
 from learned_opt.evaluation import ended_above_start
 from learned_opt.figures import curves
+from learned_opt.figures.progress import Progress, progress_curves
 from learned_opt.metrics import MetricsWriter
+
+MOST_LINES = 6  # in a panel of progress.png
 
 DEFAULTS = ConfigDict(
     {
@@ -43,6 +48,7 @@ DEFAULTS = ConfigDict(
         "num_seeds": 64,
         "num_steps": 100,
         "report_steps": (100,),  # numbers of updates to report losses at
+        "test_every": 0,  # updates between two points of test curves; 0 draws none
         "tuning": TUNING,
     }
 )
@@ -51,6 +57,9 @@ DEFAULTS = ConfigDict(
 def main(config: ConfigDict, workdir: Path, data_dir: str | None) -> None:
     """Runs or goes on with one comparison."""
     config = check_comparison(config, DEFAULTS)
+    every = config.test_every
+    if every:
+        check_positive(config, "test_every")
     mesh = device_mesh()
     entries = find_rules(config.rules, config.tuning.num_steps)
     task = make_task(config.task, data_dir)
@@ -64,6 +73,7 @@ def main(config: ConfigDict, workdir: Path, data_dir: str | None) -> None:
         report_steps=config.report_steps,
         tuning_config=config.tuning,
         folder=workdir / "rules",
+        test_steps=range(0, config.num_steps + 1, every) if every else (),
         mesh=mesh,
     )
     write_json(workdir / "results.json", [result.summary for result in results])
@@ -74,22 +84,31 @@ def main(config: ConfigDict, workdir: Path, data_dir: str | None) -> None:
     results = [r._replace(label=display_name(r.label)) for r in results]
     parts = (config.task.get(name, "") for name in ("name", "dataset", "family"))
     title = " ".join(filter(None, parts)).replace("_", " ")
-    draw(results, title, config.report_steps, workdir)
+    if every:
+        figure = draw_progress(results, title, workdir)
+    else:
+        figure = draw_losses(results, title, config.report_steps, workdir)
+    draw_tuning(results, title, workdir)
     print_tables([loss_table(results), cost_table(results)], workdir / "tables.txt")
     for line in verdicts(results):
         print(line)
-    print(f"figures: {workdir / 'losses.png'}, {workdir / 'tuning.png'}")
+    print(f"figures: {figure}, {workdir / 'tuning.png'}")
 
 
-def draw(results: Sequence[Result], title: str, marks: Sequence[int], workdir: Path) -> None:
-    """Draws the loss curves, and the scores of tuning."""
-    num_seeds = results[0].summary["num_seeds"]
+def draw_losses(results: Sequence[Result], title: str, marks: Sequence[int], workdir: Path) -> Path:
+    """Draws the loss curves, and returns the figure's path."""
+    num_seeds, path = results[0].summary["num_seeds"], workdir / "losses.png"
     curves.loss_curves(
         {f"{title}, {num_seeds} runs": {r.label: r.losses for r in results}},
-        workdir / "losses.png",
+        path,
         ylabel="training loss, mean ± standard error",
         marks=marks,
     )
+    return path
+
+
+def draw_tuning(results: Sequence[Result], title: str, workdir: Path) -> None:
+    """Draws the scores of tuning."""
     searches = {r.label: r.summary["tuning"] for r in results if "tuning" in r.summary}
     if searches:
         curves.tuning_curves(
@@ -100,6 +119,50 @@ def draw(results: Sequence[Result], title: str, marks: Sequence[int], workdir: P
             workdir / "tuning.png",
             title=title,
         )
+
+
+def draw_progress(results: Sequence[Result], title: str, workdir: Path) -> Path:
+    """Draws training and test curves against updates and seconds; returns the figure's path.
+
+    Of six rules at most: learned ones first, then those tuned ones that end with the lowest losses.
+    The tables have all.
+    """
+    order = sorted(results, key=lambda r: ("tuning" in r.summary, _final_loss(r)))
+    shown = {r.label for r in order[:MOST_LINES]}
+    left_out = len(results) - len(shown)
+    title += f", {results[0].summary['num_seeds']} runs, mean ± standard error"
+    if left_out:
+        title += f"\n({left_out} tuned rules that end higher: see the tables)"
+    rules = {
+        r.label: Progress(r.losses, r.summary["ms_per_step"] / 1000, _test_curves(r.summary))
+        for r in results
+        if r.label in shown
+    }
+    path = workdir / "progress.png"
+    progress_curves(rules, path, title=title)
+    return path
+
+
+def _final_loss(result: Result) -> float:
+    """The mean training loss over the last twentieth of the run; infinity where it diverged."""
+    last = result.losses[:, -max(1, result.losses.shape[1] // 20) :].astype(np.float64)
+    return float(last.mean()) if np.isfinite(last).all() else math.inf
+
+
+def _test_curves(summary: Mapping[str, Any]) -> dict[str, tuple[np.ndarray, ...]]:
+    """For each test metric: numbers of updates, means and standard errors."""
+    steps = np.array([int(step) for step in summary["test"]])
+    metrics = next(iter(summary["test"].values()))
+    return {
+        metric: (
+            steps,
+            *(
+                np.array([float(at[metric][part]) for at in summary["test"].values()])
+                for part in ("mean", "standard_error")
+            ),
+        )
+        for metric in metrics
+    }
 
 
 def loss_table(results: Sequence[Result]) -> Table:
@@ -139,18 +202,18 @@ def cost_table(results: Sequence[Result]) -> Table:
             float(metrics["loss"]["mean"]), float(r.summary["loss"][step]["mean"]), rel_tol=1e-4
         )
         for r in results
-        for step, metrics in r.summary["test"].items()
+        for step, metrics in _reported(r.summary).items()
     )
     title = "test split: mean over runs ± standard error; cost" if heldout else "cost"
     table = Table(title=title)
     table.add_column("rule")
-    for step, metrics in results[0].summary["test"].items() if heldout else ():
+    for step, metrics in _reported(results[0].summary).items() if heldout else ():
         for metric in metrics:
             table.add_column(f"test {metric}, step {step}", justify="right")
     table.add_column("ms a step", justify="right")
     table.add_column("state, bytes a parameter", justify="right")
     for result in results:
-        test = result.summary["test"].values() if heldout else ()
+        test = _reported(result.summary).values() if heldout else ()
         table.add_row(
             result.label,
             *(plus_minus(value) for metrics in test for value in metrics.values()),
@@ -158,6 +221,11 @@ def cost_table(results: Sequence[Result]) -> Table:
             f"{result.summary['state_bytes_per_parameter']:.3g}",
         )
     return table
+
+
+def _reported(summary: Mapping[str, Any]) -> dict[str, Any]:
+    """The test metrics at the report steps alone."""
+    return {step: metrics for step, metrics in summary["test"].items() if step in summary["loss"]}
 
 
 def verdicts(results: Sequence[Result]) -> list[str]:

@@ -164,6 +164,7 @@ def compare_rules(
     report_steps: Sequence[int],
     tuning_config: ConfigDict,
     folder: Path,
+    test_steps: Sequence[int] = (),
     mesh: jax.sharding.Mesh | None = None,
     title: str = "",
     measure: bool = True,
@@ -179,6 +180,7 @@ def compare_rules(
       report_steps: numbers of updates to report losses at.
       tuning_config: as `TUNING`.
       folder: where finished rules are kept.
+      test_steps: more numbers of updates to evaluate on the test split at.
       mesh: the devices to spread the runs over, or None.
       title: goes in front of the progress display.
       measure: whether to time steps and evaluate on the test split.
@@ -203,7 +205,7 @@ def compare_rules(
                     key,
                     num_seeds=num_seeds,
                     num_steps=num_steps,
-                    eval_steps=report_steps if measure else (),
+                    eval_steps=(*report_steps, *test_steps) if measure else (),
                     splits=("test",),
                     mesh=mesh,
                     progress=functools.partial(progress, total=num_seeds),

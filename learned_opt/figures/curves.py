@@ -272,10 +272,15 @@ def _summary(losses: np.ndarray, band: Band) -> tuple[np.ndarray, np.ndarray, np
         return middle, low, high
     if band != "standard_error":
         raise ValueError(f"unknown band {band!r}: expected 'standard_error' or 'quantiles'")
-    with np.errstate(over="ignore", invalid="ignore"):  # diverged runs are not drawn
-        mean = losses.mean(axis=0)
-        error = losses.std(axis=0, ddof=1 if len(losses) > 1 else 0) / math.sqrt(len(losses))
+    mean, error = mean_and_error(losses)
     return mean, mean - error, mean + error
+
+
+def mean_and_error(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The mean over runs, and its standard error, `[n]` each, of values `[runs, n]`."""
+    with np.errstate(over="ignore", invalid="ignore"):  # diverged runs are not drawn
+        error = values.std(axis=0, ddof=1 if len(values) > 1 else 0) / math.sqrt(len(values))
+        return values.mean(axis=0), error
 
 
 def _contours(axis: Any, surface: Surface) -> None:

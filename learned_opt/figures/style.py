@@ -33,6 +33,9 @@ LEARNED_STYLES = {
     "lstm_mnist": ("#000000", "solid"),
     "lstm_quadratic": ("#D55E00", "solid"),
     "lstm_quadratic_gaussian": ("#D55E00", "dashed"),
+    "lstm_cifar10": ("#D55E00", "solid"),
+    "lstm_sub_cifar": ("#56B4E9", "solid"),
+    "general": ("#000000", "solid"),
 }
 LAST_STYLE = ("#000000", "solid")  # when all are used up
 

@@ -94,6 +94,33 @@ def test_compare(tmp_path, theta_file, capsys, monkeypatch):
     assert len(calls) == 2
 
 
+def test_progress_over_updates_and_seconds(tmp_path, monkeypatch):
+    """Test metrics at every point of the curves, and no more lines than are wanted."""
+    drawn = []
+    monkeypatch.setattr(compare, "progress_curves", lambda rules, *a, **k: drawn.append(rules))
+    monkeypatch.setattr(compare, "MOST_LINES", 2)
+    config = make_config(
+        "sgd", "momentum", "lstm_quadratic", report_steps=(4,), test_every=2, num_seeds=3
+    )
+    compare.main(config, tmp_path / "run", None)
+    assert not (tmp_path / "run" / "losses.png").exists()
+    summaries = {s["label"]: s for s in json.loads((tmp_path / "run/results.json").read_text())}
+    for summary in summaries.values():
+        assert list(summary["loss"]) == ["4"] and list(summary["test"]) == ["0", "2", "4"]
+    (rules,) = drawn
+    last = {k: summaries[k]["loss"]["4"]["mean"] for k in ("sgd", "momentum")}
+    better = min(last, key=last.__getitem__)
+    assert set(rules) == {"lstm_quadratic", {"sgd": "SGD", "momentum": "Momentum"}[better]}
+    runs, summary = rules["lstm_quadratic"], summaries["lstm_quadratic"]
+    assert runs.seconds == summary["ms_per_step"] / 1000 and runs.losses.shape == (3, 5)
+    steps, means, errors = runs.test["loss"]
+    assert steps.tolist() == [0, 2, 4]
+    # Of quadratics the test loss is the loss.
+    expected = runs.losses[:, steps].astype(np.float64)
+    np.testing.assert_allclose(means, expected.mean(axis=0), rtol=1e-5)
+    np.testing.assert_allclose(errors, expected.std(axis=0, ddof=1) / 3**0.5, rtol=1e-4)
+
+
 def test_diverged_runs_are_reported(tmp_path, capsys):
     config = make_config(
         "sgd",
@@ -146,6 +173,7 @@ def test_verdicts_are_paired():
         (dict(num_steps=-1), "num_steps must be a whole number of at least 1"),
         (dict(report_steps=(5,)), "report step 5 is not in 0 … 4"),
         (dict(report_steps=()), "at least one number of updates"),
+        (dict(test_every=-3), "test_every must be a whole number of at least 1"),
         (dict(batch=3), "unknown config fields .'batch'."),
         (dict(task={"name": "cubic"}), "unknown task 'cubic'"),
         (dict(tuning={"per_decade": 3}), "per_decade must be at least 4"),
