@@ -17,6 +17,8 @@ from learned_opt.pretrained import load_pretrained, load_rule_file, pretrained_n
 from learned_opt.theta_files import load_metadata, load_theta
 from learned_opt.types import Estimator, Task, Theta, UpdateRule
 
+PLACES = ("text_file", "content_dir", "style_dir")  # arguments that say where a task's data lie
+
 TASKS: dict[str, Callable[..., Task]] = {
     "quadratic": tasks.Quadratic,
     "image_classifier": tasks.image_classifier,
@@ -24,6 +26,7 @@ TASKS: dict[str, Callable[..., Task]] = {
     "language_model": tasks.language_model,
     "regression": tasks.regression,
     "autoencoder": tasks.autoencoder,
+    "style_transfer": tasks.style_transfer,
     "documentation": documentation_model,
     "perceptron_family": tasks.perceptron_family,
     "rescaled": lambda task, decades=1.0, per="tensor", data_dir=None: tasks.Rescaled(
@@ -87,8 +90,9 @@ def make_task(config: Mapping[str, Any], data_dir: str | None = None) -> Task:
     make = find("task", name, TASKS)
     if _is_task(make):
         return _ready("task", name, make, settings)
-    if "text_file" in settings:
-        settings["text_file"] = find_file(settings["text_file"])
+    for place in PLACES:
+        if settings.get(place) is not None:
+            settings[place] = find_file(settings[place])
     task = _call("task", name, make, settings, {"data_dir": data_dir})
     if not _is_task(task):
         missing = [part for part in _TASK_PARTS if part not in dir(task)]
