@@ -24,6 +24,7 @@ from experiments.common.comparison import (
     check_comparison,
     compare_rules,
     device_mesh,
+    draw,
     find_rules,
     plus_minus,
     print_tables,
@@ -32,7 +33,6 @@ from experiments.common.launch import launch
 from experiments.common.names import display_name
 from experiments.common.workdir import open_workdir, write_json
 from learned_opt.evaluation import ended_above_start
-from learned_opt.figures import curves
 from learned_opt.metrics import MetricsWriter
 
 DEFAULTS = ConfigDict(
@@ -79,27 +79,6 @@ def main(config: ConfigDict, workdir: Path, data_dir: str | None) -> None:
     for line in verdicts(results):
         print(line)
     print(f"figures: {workdir / 'losses.png'}, {workdir / 'tuning.png'}")
-
-
-def draw(results: Sequence[Result], title: str, marks: Sequence[int], workdir: Path) -> None:
-    """Draws the loss curves, and the scores of tuning."""
-    num_seeds = results[0].summary["num_seeds"]
-    curves.loss_curves(
-        {f"{title}, {num_seeds} runs": {r.label: r.losses for r in results}},
-        workdir / "losses.png",
-        ylabel="training loss, mean ± standard error",
-        marks=marks,
-    )
-    searches = {r.label: r.summary["tuning"] for r in results if "tuning" in r.summary}
-    if searches:
-        curves.tuning_curves(
-            {
-                label: (s["grid"], np.asarray(s["scores"], np.float64))
-                for label, s in searches.items()
-            },
-            workdir / "tuning.png",
-            title=title,
-        )
 
 
 def loss_table(results: Sequence[Result]) -> Table:

@@ -10,6 +10,7 @@ import jax
 import optax
 
 from experiments.common.corpus import documentation_model
+from experiments.common.lbfgs import lbfgs
 from experiments.common.lookup import find, find_file, run_theirs
 from learned_opt import tasks, update_rules
 from learned_opt.meta_training import NRES, PES, FullES, Imitation, TruncatedBPTT, TruncatedES
@@ -48,7 +49,7 @@ HAND_DESIGNED: dict[str, Callable[..., UpdateRule]] = {
         "adamw",
         "muon",
     )
-}
+} | {"lbfgs": lbfgs}
 
 # The rules of Choi et al. have the names of those above that they are versions of.
 HIERARCHY: dict[str, Callable[..., UpdateRule]] = {

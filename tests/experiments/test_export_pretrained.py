@@ -59,6 +59,19 @@ def test_from_the_command_line(finished, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, exported, theta)
 
 
+def test_where_its_data_lay_is_left_out(finished):
+    workdir, _ = finished
+    config = json.loads((workdir / "config.json").read_text())
+    write_json(
+        workdir / "config.json", config | {"task": config["task"] | {"text_file": "/home/me"}}
+    )
+    with pytest.raises(ValueError, match="has no argument text_file"):  # measured where it lay
+        export(workdir, "lstm_quadratic", results={}, fails=[], output=workdir)
+    write_json(workdir / "config.json", config | {"task": config["task"] | {"num_dims": 3}})
+    with pytest.raises(ValueError, match="task differ"):
+        export(workdir, "lstm_quadratic", results={}, fails=[], output=workdir)
+
+
 def test_a_run_of_another_config_is_refused(finished):
     workdir, _ = finished
     config = json.loads((workdir / "config.json").read_text())
