@@ -34,7 +34,7 @@ def test_it_is_that_of_optax():
         expected.append(value)
         taken.append(int(gradients_taken(state)))
     np.testing.assert_allclose(losses, expected, rtol=1e-3, atol=1e-6)
-    assert losses[-1] < 1e-2 * losses[0]
+    assert losses[-1] < 0.05 * losses[0]
     assert gradients_taken(last.opt_state) == taken[-1] and min(taken) >= 1 and max(taken) > 1
 
 
