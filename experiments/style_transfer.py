@@ -19,7 +19,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from absl import app, flags
+from absl import app, flags, logging
 from PIL import Image
 
 from experiments.common.build import HAND_DESIGNED, load_rule
@@ -142,6 +142,8 @@ def make_picture(values: Any) -> None:
 def main(argv: list[str]) -> None:
     """Makes the picture that the flags ask for."""
     tolerate_encodings()
+    if not flags.FLAGS["verbosity"].present:  # JAX tells which accelerators it has not found
+        logging.set_verbosity(logging.WARNING)
     try:
         if len(argv) > 1:
             raise ValueError(f"unexpected arguments: {' '.join(argv[1:])}")

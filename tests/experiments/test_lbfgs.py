@@ -15,7 +15,7 @@ KEY = jax.random.key(5)
 
 
 def test_it_is_that_of_optax():
-    task, rule = Quadratic(4, "gaussian"), lbfgs(0.7, memory_size=3)
+    task, rule = Quadratic(4, "gaussian"), lbfgs(0.01, memory_size=3)
     tx = rule.transform(rule.init(KEY))
     start = init_inner(tx, task, KEY)
     last, losses = jax.jit(functools.partial(unroll, tx, num_steps=8))(task, start, KEY)
@@ -24,7 +24,7 @@ def test_it_is_that_of_optax():
         return task.loss(params, start.instance, KEY)
 
     search = optax.scale_by_zoom_linesearch(20, initial_guess_strategy="one")
-    theirs = optax.lbfgs(0.7, memory_size=3, linesearch=search)
+    theirs = optax.lbfgs(0.01, memory_size=3, linesearch=search)
     params, state, expected, taken = start.params, theirs.init(start.params), [], []
     update = jax.jit(functools.partial(theirs.update, value_fn=value_fn))
     for _ in range(8):
@@ -34,7 +34,7 @@ def test_it_is_that_of_optax():
         expected.append(value)
         taken.append(int(gradients_taken(state)))
     np.testing.assert_allclose(losses, expected, rtol=1e-3, atol=1e-6)
-    assert losses[-1] < 0.05 * losses[0]
+    assert losses[-1] < 0.2 * losses[0]
     assert gradients_taken(last.opt_state) == taken[-1] and min(taken) >= 1 and max(taken) > 1
 
 
