@@ -37,7 +37,7 @@ from experiments.common.comparison import (
     summarize,
     tune,
 )
-from experiments.common.launch import check_positive, launch
+from experiments.common.launch import launch
 from experiments.common.names import display_name
 from experiments.common.progress import Progress
 from experiments.common.style_runs import Runs, run_contents
@@ -58,7 +58,7 @@ DEFAULTS = ConfigDict(
         "num_seeds": 100,  # contents, the first of the split test; one run each
         "num_steps": 128,
         "report_steps": (16, 32, 128),
-        "num_shown": 3,  # contents in the figure of pictures
+        "shown": (0,),  # the numbers of contents in the figure of pictures
         "tuning": TUNING | {"num_steps": (128,), "num_seeds": 4, "per_decade": 4, "split": ""},
     }
 )
@@ -67,7 +67,9 @@ DEFAULTS = ConfigDict(
 def main(config: ConfigDict, workdir: Path, data_dir: str | None) -> None:
     """Runs or goes on with a board."""
     config = check_comparison(config, DEFAULTS)
-    check_positive(config, "num_shown")
+    config.shown = tuple(sorted(set(config.shown)))
+    if not config.shown or config.shown[0] < 0 or config.shown[-1] >= config.num_seeds:
+        raise ValueError(f"shown must name contents, 0 … {config.num_seeds - 1}: {config.shown}")
     mesh = device_mesh()
     entries = find_rules(config.rules, config.tuning.num_steps)
     task, valid = (_task(config, split, data_dir) for split in ("test", "valid"))
@@ -89,7 +91,7 @@ def main(config: ConfigDict, workdir: Path, data_dir: str | None) -> None:
                 num_contents=config.num_seeds,
                 num_steps=config.num_steps,
                 marks=config.report_steps,
-                num_shown=config.num_shown,
+                shown=config.shown,
                 file=folder / f"{entry.label}.npz",
                 identity=digest(theta),
                 mesh=mesh,
@@ -102,7 +104,10 @@ def main(config: ConfigDict, workdir: Path, data_dir: str | None) -> None:
         runs[display_name(entry.label)] = found
     write_json(workdir / "results.json", [result.summary for result in results])
     title = _title(config, task)
-    draw(results, title, config.report_steps, workdir, ylabel="loss")
+    lowest = np.min([r.losses.min(axis=1, keepdims=True) for r in results], axis=0)
+    excess = {r.label: r.losses - lowest for r in results}
+    more = {"above the lowest loss that any rule found on that content": excess}
+    draw(results, title, config.report_steps, workdir, ylabel="loss", more=more)
     _show(runs, task, config, workdir / "pictures.png")
     print_tables([board_table(results, runs, config.report_steps, title)], workdir / "tables.txt")
     print(f"figures: {', '.join(str(path) for path in sorted(workdir.glob('*.png')))}")
@@ -147,14 +152,13 @@ def _title(config: ConfigDict, task: StyleTransfer) -> str:
 
 
 def _show(runs: Mapping[str, Runs], task: StyleTransfer, config: ConfigDict, path: Path) -> None:
-    """Draws the first contents, their styles, and what every rule has made of them."""
+    """Draws some contents, their styles, and what every rule has made of them."""
     marks = list(config.report_steps)
-    numbers = range(min(config.num_shown, config.num_seeds))
     contents, styles = np.asarray(task.contents), np.asarray(task.styles)
     pictures.style_grid(
-        [(contents[n], styles[n % len(styles)]) for n in numbers],
+        [(contents[n], styles[n % len(styles)]) for n in config.shown],
         {
-            label: [(found.pictures[n], found.losses[n, marks]) for n in numbers]
+            label: [(found.pictures[k], found.losses[n, marks]) for k, n in enumerate(config.shown)]
             for label, found in runs.items()
         },
         marks,

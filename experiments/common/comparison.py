@@ -9,8 +9,9 @@ import json
 import math
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -353,11 +354,21 @@ def draw(
     marks: Sequence[int],
     workdir: Path,
     ylabel: str = "training loss",
+    more: Mapping[str, Mapping[str, np.ndarray]] = MappingProxyType({}),
 ) -> None:
-    """Draws the loss curves, losses.png, and the scores of tuning, tuning.png."""
+    """Draws the loss curves, losses.png, and the scores of tuning, tuning.png.
+
+    Args:
+      results: from `compare_rules`.
+      title: of the figures.
+      marks: numbers of updates to mark.
+      workdir: the folder for the figures.
+      ylabel: what the losses are.
+      more: panels beside that of the losses, title -> label -> `[num_seeds, num_steps + 1]`.
+    """
     num_seeds = results[0].summary["num_seeds"]
     curves.loss_curves(
-        {f"{title}, {num_seeds} runs": {r.label: r.losses for r in results}},
+        {f"{title}, {num_seeds} runs": {r.label: r.losses for r in results}, **more},
         workdir / "losses.png",
         ylabel=f"{ylabel}, mean ± standard error",
         marks=marks,

@@ -24,7 +24,7 @@ class Runs(NamedTuple):
     Attributes:
       losses: `[contents, num_steps + 1]`, after 0 … num_steps updates.
       gradients: int32 `[contents, num_steps + 1]`, gradients taken until then.
-      pictures: uint8 `[shown, marks, height, width, 3]`, of the first contents.
+      pictures: uint8 `[shown, marks, height, width, 3]`, of some contents in their order.
     """
 
     losses: np.ndarray
@@ -45,7 +45,7 @@ def run_contents(
     num_contents: int,
     num_steps: int,
     marks: tuple[int, ...],
-    num_shown: int,
+    shown: tuple[int, ...],
     file: Path,
     identity: str,
     mesh: jax.sharding.Mesh | None = None,
@@ -60,7 +60,7 @@ def run_contents(
       num_contents: the contents.
       num_steps: updates.
       marks: numbers of updates after which pictures are kept.
-      num_shown: contents whose pictures are kept.
+      shown: the numbers of the contents whose pictures are kept.
       file: an .npz file for what is finished; where it is there, the runs go on from it.
       identity: tells θs apart; a file of another one is started afresh.
       mesh: the devices to spread the contents over, or None.
@@ -70,15 +70,16 @@ def run_contents(
     chunk = mesh.size if mesh else 1
     placed = evaluation.place((theta, task), mesh)
     while (start := 0 if done is None else len(done.losses)) < num_contents:
-        numbers = evaluation.place(jnp.arange(start, start + chunk), mesh, lanes=True)
-        found = jax.device_get(
-            _run_chunk(rule, *placed, numbers, num_steps=num_steps, marks=marks, mesh=mesh)
+        numbers = np.arange(start, start + chunk)
+        lanes = evaluation.place(jnp.asarray(numbers), mesh, lanes=True)
+        losses, gradients, kept = jax.device_get(
+            _run_chunk(rule, *placed, lanes, num_steps=num_steps, marks=marks, mesh=mesh)
         )
-        fresh = Runs(found[0], found[1], as_picture(found[2]))
-        done = fresh if done is None else Runs(*map(_joined, done, fresh))
         # The last chunk may go over the end, so that there is one program.
-        kept = num_contents, num_contents, num_shown
-        done = Runs(*(part[:number] for part, number in zip(done, kept, strict=True)))
+        new = numbers < num_contents
+        pictures = as_picture(kept[new & np.isin(numbers, shown)])
+        fresh = Runs(losses[new], gradients[new], pictures)
+        done = fresh if done is None else Runs(*map(_joined, done, fresh))
         _save(file, identity, done)
         progress(len(done.losses))
     assert done is not None

@@ -30,7 +30,7 @@ def get_config() -> ConfigDict:
             "num_seeds": 100,
             "num_steps": 128,
             "report_steps": (16, 32, 128),
-            "num_shown": 3,
+            "shown": (2, 7, 33),
             "tuning": {"num_steps": (128,), "num_seeds": 6, "per_decade": 4, "split": ""},
         }
     )
