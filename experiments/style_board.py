@@ -103,13 +103,17 @@ def main(config: ConfigDict, workdir: Path, data_dir: str | None) -> None:
         results.append(Result(display_name(entry.label), summary, found.losses))
         runs[display_name(entry.label)] = found
     write_json(workdir / "results.json", [result.summary for result in results])
-    title = _title(config, task)
+    styles, size = _styles(config), f"{task.contents.shape[1]} × {task.contents.shape[2]}"
     lowest = np.min([r.losses.min(axis=1, keepdims=True) for r in results], axis=0)
     excess = {r.label: r.losses - lowest for r in results}
-    more = {"above the lowest loss that any rule found on that content": excess}
+    more = {"above the lowest loss that\nany rule found on the content": excess}
+    title = f"{styles}\n{size}"
     draw(results, title, config.report_steps, workdir, ylabel="loss", more=more)
     _show(runs, task, config, workdir / "pictures.png")
-    print_tables([board_table(results, runs, config.report_steps, title)], workdir / "tables.txt")
+    print_tables(
+        [board_table(results, runs, config.report_steps, f"{styles}, {size}")],
+        workdir / "tables.txt",
+    )
     print(f"figures: {', '.join(str(path) for path in sorted(workdir.glob('*.png')))}")
 
 
@@ -144,11 +148,10 @@ def _tuned(
     return {**entry.theta, "learning_rate": jnp.float32(found["learning_rate"])}, found
 
 
-def _title(config: ConfigDict, task: StyleTransfer) -> str:
-    style = config.task.get("style", "")
-    names = (style,) if isinstance(style, str) else style
-    size = task.contents.shape[1]
-    return ", ".join([*filter(None, names), f"{size} × {size}"]).replace("_", " ")
+def _styles(config: ConfigDict) -> str:
+    """The names of the styles, for people."""
+    style = config.task.get("style") or "styles of a folder"
+    return ", ".join((style,) if isinstance(style, str) else style).replace("_", " ")
 
 
 def _show(runs: Mapping[str, Runs], task: StyleTransfer, config: ConfigDict, path: Path) -> None:

@@ -32,7 +32,7 @@ from learned_opt.types import InnerState, Theta, UpdateRule
 from learned_opt.unroll import fast_transform, unroll
 
 # Learning rates that suit 64 × 64 pixels; other hand-designed rules have their defaults.
-RATES = {"sgd": 10.0, "momentum": 30.0, "nesterov": 17.0, "rmsprop": 0.05, "adam": 0.3}
+RATES = {"sgd": 5.0, "momentum": 15.0, "nesterov": 10.0, "rmsprop": 0.05, "adam": 0.3}
 _PER_PIXEL = ("sgd", "momentum", "nesterov")  # the more pixels, the smaller is the gradient of each
 _CHUNK = 8  # steps between two lines of progress
 
