@@ -26,6 +26,8 @@ from experiments.common.comparison import (
     check_comparison,
     compare_rules,
     device_mesh,
+    draw_losses,
+    draw_tuning,
     find_rules,
     plus_minus,
     print_tables,
@@ -34,7 +36,6 @@ from experiments.common.launch import check_positive, launch
 from experiments.common.names import display_name
 from experiments.common.workdir import open_workdir, write_json
 from learned_opt.evaluation import ended_above_start
-from learned_opt.figures import curves
 from learned_opt.figures.progress import Progress, progress_curves
 from learned_opt.metrics import MetricsWriter
 
@@ -93,32 +94,6 @@ def main(config: ConfigDict, workdir: Path, data_dir: str | None) -> None:
     for line in verdicts(results):
         print(line)
     print(f"figures: {figure}, {workdir / 'tuning.png'}")
-
-
-def draw_losses(results: Sequence[Result], title: str, marks: Sequence[int], workdir: Path) -> Path:
-    """Draws the loss curves, and returns the figure's path."""
-    num_seeds, path = results[0].summary["num_seeds"], workdir / "losses.png"
-    curves.loss_curves(
-        {f"{title}, {num_seeds} runs": {r.label: r.losses for r in results}},
-        path,
-        ylabel="training loss, mean ± standard error",
-        marks=marks,
-    )
-    return path
-
-
-def draw_tuning(results: Sequence[Result], title: str, workdir: Path) -> None:
-    """Draws the scores of tuning."""
-    searches = {r.label: r.summary["tuning"] for r in results if "tuning" in r.summary}
-    if searches:
-        curves.tuning_curves(
-            {
-                label: (s["grid"], np.asarray(s["scores"], np.float64))
-                for label, s in searches.items()
-            },
-            workdir / "tuning.png",
-            title=title,
-        )
 
 
 def draw_progress(results: Sequence[Result], title: str, workdir: Path) -> Path:

@@ -4,7 +4,7 @@
         --results=RESULTS.json --fails='Diverges on …'
 
 The run must have been made with `experiments/configs/meta_train/NAME.py` as it is: the card says
-so.
+so, and leaves out where on this machine pictures and texts were read from.
 """
 
 import importlib
@@ -16,7 +16,7 @@ from typing import Any
 import jax
 from absl import app, flags
 
-from experiments.common.build import HAND_DESIGNED, make_rule, make_task
+from experiments.common.build import HAND_DESIGNED, PLACES, make_rule, make_task
 from experiments.common.launch import check_fields
 from experiments.common.lookup import expand
 from experiments.common.meta_config import DEFAULTS
@@ -65,6 +65,9 @@ def export(
     config, versions, cost = (
         _read(workdir / f"{part}.json") for part in ("config", "versions", "results")
     )
+    trained_on = config["task"]
+    places = [name for name in PLACES if name in trained_on]
+    config["task"] = {name: x for name, x in trained_on.items() if name not in places}
     committed = importlib.import_module(f"experiments.configs.meta_train.{name}").get_config()
     wanted = json.loads(json.dumps(check_fields(committed, DEFAULTS).to_dict()))
     different = sorted(k for k in wanted.keys() | config.keys() if wanted.get(k) != config.get(k))
@@ -81,7 +84,8 @@ def export(
         "rule": config["rule"],
         "task": config["task"] or _mixture(config),
         "command": "python -m experiments.meta_train "
-        f"--config=experiments/configs/meta_train/{name}.py --workdir=DIR",
+        f"--config=experiments/configs/meta_train/{name}.py --workdir=DIR"
+        + "".join(f" --{place}=PATH" for place in places),
         "seed": config["seed"],
         "versions": {k: v for k, v in versions.items() if k != "platform"}
         | {"learned_opt": __version__},
@@ -97,7 +101,7 @@ def export(
     }
     theta = theta_files.load_theta(workdir / "theta.npz")
     # A mixture has no task of its own: what its probe is made of is nearer to what people train.
-    measured, where = config["task"], "its own task"
+    measured, where = trained_on, "its own task"
     if not measured:
         probe = config["probe"][0]
         measured, where = probe["task"], f"the first task of its probe ({probe['name']})"

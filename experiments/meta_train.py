@@ -274,7 +274,7 @@ def _validation(
     """
     key = jax.random.fold_in(jax.random.key(config.seed), 1_000_003)
     if config.probe:
-        return make_probe(rule, config.probe, key, data_dir)
+        return make_probe(rule, config.probe, key, data_dir, config.task)
     parts = {part["name"]: part for part in config.estimator.get("parts", ())}
 
     def final(theta: Theta, name: str) -> tuple[float, float, dict[str, float]]:

@@ -149,7 +149,8 @@ def inner_step(
 ) -> tuple[InnerState, tuple[Scalar, Params]]:
     """Does one step of an inner optimization.
 
-    params' = params + update(∇f(params)), with the minibatch of f drawn from `key`.
+    params' = params + update(∇f(params)), with the minibatch of f drawn from `key`. The optimizer
+    may look at `value` and `grad`, and call `value_fn(params)` for f elsewhere: line searches do.
 
     Returns:
       The next state, and the loss and gradient at the parameters *before* the update.
@@ -161,7 +162,12 @@ def inner_step(
         task, state.params, state.instance, key
     )
     updates, opt_state = optax.with_extra_args_support(tx).update(
-        grads, state.opt_state, state.params, value=loss, grad=grads
+        grads,
+        state.opt_state,
+        state.params,
+        value=loss,
+        grad=grads,
+        value_fn=lambda params: checked_loss(task, params, state.instance, key),
     )
     params = optax.apply_updates(state.params, updates)
     return InnerState(state.instance, params, opt_state), (loss, grads)

@@ -23,6 +23,9 @@ def test_the_wheel_holds_the_library_and_its_weights(tmp_path):
     names = set(zipfile.ZipFile(wheel).namelist())
     folder = ROOT / "learned_opt"
     expected = {*folder.rglob("*.py"), *folder.glob("pretrained/*.[nj]*"), folder / "py.typed"}
+    expected |= {*folder.glob("networks/vgg16_conv3_1/*"), *folder.glob("tasks/paintings/*")}
+    assert len(expected & {*folder.rglob("*.png")}) == 4
     assert {str(path.relative_to(ROOT)) for path in expected} <= names
     assert {name.split("/")[0].split("-")[0] for name in names} == {"learned_opt"}
-    assert any(name.endswith("/LICENSE") for name in names)
+    licences = {name.split("/licenses/")[1] for name in names if "/licenses/" in name}
+    assert licences == {"LICENSE", "learned_opt/networks/vgg16_conv3_1/LICENSE"}

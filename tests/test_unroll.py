@@ -66,6 +66,27 @@ def test_refuses_no_steps():
         unroll(tx, Quadratic(3), init_inner(tx, Quadratic(3), KEY), KEY, 0)
 
 
+def test_an_optimizer_can_ask_for_the_minibatch_loss_elsewhere():
+    def update_fn(updates, state, params=None, *, value, value_fn, **extra_args):
+        del state, extra_args
+        beyond = jax.tree.map(lambda p: p + 0.1, params)
+        return jax.tree.map(lambda g: -0.1 * g, updates), (
+            value,
+            value_fn(params),
+            value_fn(beyond),
+        )
+
+    tx = optax.GradientTransformationExtraArgs(lambda params: (jnp.zeros(()),) * 3, update_fn)
+    task, key = small_classifier(), jax.random.key(3)
+    start = init_inner(tx, task, KEY)
+    last, _ = jax.jit(functools.partial(unroll, tx, num_steps=1))(task, start, key)
+    value, here, beyond = last.opt_state
+    assert value == here
+    moved = jax.tree.map(lambda p: p + 0.1, start.params)
+    expected = task.loss(moved, start.instance, jax.random.fold_in(key, 0))
+    np.testing.assert_allclose(beyond, expected, rtol=1e-6)
+
+
 class Own:
     """A task as a user would write it, without mistakes, but for the registration."""
 

@@ -10,12 +10,15 @@ import jax
 import optax
 
 from experiments.common.corpus import documentation_model
+from experiments.common.lbfgs import lbfgs
 from experiments.common.lookup import find, find_file, run_theirs
 from learned_opt import tasks, update_rules
 from learned_opt.meta_training import NRES, PES, FullES, Imitation, TruncatedBPTT, TruncatedES
 from learned_opt.pretrained import load_pretrained, load_rule_file, pretrained_names
 from learned_opt.theta_files import load_metadata, load_theta
 from learned_opt.types import Estimator, Task, Theta, UpdateRule
+
+PLACES = ("text_file", "content_dir", "style_dir")  # arguments that say where a task's data lie
 
 TASKS: dict[str, Callable[..., Task]] = {
     "quadratic": tasks.Quadratic,
@@ -24,6 +27,7 @@ TASKS: dict[str, Callable[..., Task]] = {
     "language_model": tasks.language_model,
     "regression": tasks.regression,
     "autoencoder": tasks.autoencoder,
+    "style_transfer": tasks.style_transfer,
     "documentation": documentation_model,
     "perceptron_family": tasks.perceptron_family,
     "rescaled": lambda task, decades=1.0, per="tensor", data_dir=None: tasks.Rescaled(
@@ -45,7 +49,7 @@ HAND_DESIGNED: dict[str, Callable[..., UpdateRule]] = {
         "adamw",
         "muon",
     )
-}
+} | {"lbfgs": lbfgs}
 
 # The rules of Choi et al. have the names of those above that they are versions of.
 HIERARCHY: dict[str, Callable[..., UpdateRule]] = {
@@ -96,8 +100,9 @@ def make_task(config: Mapping[str, Any], data_dir: str | None = None) -> Task:
     make = find("task", name, TASKS)
     if _is_task(make):
         return _ready("task", name, make, settings)
-    if "text_file" in settings:
-        settings["text_file"] = find_file(settings["text_file"])
+    for place in PLACES:
+        if settings.get(place) is not None:
+            settings[place] = find_file(settings[place])
     task = _call("task", name, make, settings, {"data_dir": data_dir})
     if not _is_task(task):
         missing = [part for part in _TASK_PARTS if part not in dir(task)]

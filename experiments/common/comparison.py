@@ -9,8 +9,9 @@ import json
 import math
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -24,6 +25,7 @@ from experiments.common.launch import check_fields, check_positive
 from experiments.common.progress import Progress
 from experiments.common.workdir import write_json
 from learned_opt import evaluation
+from learned_opt.figures import curves
 from learned_opt.studies import digest, tuning
 from learned_opt.types import Key, Task, Theta, UpdateRule
 
@@ -192,12 +194,12 @@ def compare_rules(
         identity = digest(entry.theta)
         result = _load(folder / name, entry.label, identity)
         if result is None:
-            theta, tuned = entry.theta, None
+            theta, found = entry.theta, None
             if entry.tuned_for is not None:
-                with _progress(f"{title}{entry.label}: tuning") as progress:
+                with percent(f"{title}{entry.label}: tuning") as progress:
                     tuned = tune(entry, task, key, tuning_config, mesh, progress)
-                    theta = tuned.theta
-            with _progress(f"{title}{entry.label}: evaluation") as progress:
+                    theta, found = tuned.theta, describe(tuned)
+            with percent(f"{title}{entry.label}: evaluation") as progress:
                 evaluated = evaluation.evaluate(
                     entry.rule,
                     theta,
@@ -210,7 +212,7 @@ def compare_rules(
                     mesh=mesh,
                     progress=functools.partial(progress, total=num_seeds),
                 )
-            summary = _summary(entry, tuned, evaluated, report_steps)
+            summary = summarize(entry, found, evaluated, report_steps)
             if measure:
                 summary |= _cost(entry.rule, theta, task, key)
             result = Result(entry.label, summary, evaluated.losses)
@@ -246,13 +248,20 @@ def tune(
     )
 
 
-def _summary(
+def summarize(
     entry: Entry,
-    tuned: tuning.Tuned | None,
+    tuned: dict[str, Any] | None,
     evaluated: evaluation.Evaluation,
     report_steps: Sequence[int],
 ) -> dict[str, Any]:
-    """Means over runs, with standard errors, at the report steps."""
+    """Means over runs, with standard errors, at the report steps.
+
+    Args:
+      entry: the rule.
+      tuned: what tuning found, from `describe`, or None.
+      evaluated: the runs.
+      report_steps: numbers of updates.
+    """
     losses = evaluated.losses.astype(np.float64)
     heldout = evaluated.heldout.get("test", {})
     summary: dict[str, Any] = {
@@ -261,24 +270,31 @@ def _summary(
         "num_seeds": len(losses),
         "diverged": int(evaluated.diverged.sum()),
         "ended_above_start": int(evaluated.ended_above_start.sum()),
-        "loss": {str(s): _mean(losses[:, s]) for s in report_steps},
+        "loss": {str(s): mean_and_error(losses[:, s]) for s in report_steps},
         # Losses at steps 0 … s − 1, as in the paper's meta-loss.
-        "sum_of_losses": {str(s): _mean(losses[:, :s].sum(axis=1)) for s in report_steps if s},
+        "sum_of_losses": {
+            str(s): mean_and_error(losses[:, :s].sum(axis=1)) for s in report_steps if s
+        },
         "test": {
-            str(step): {metric: _mean(values[:, n]) for metric, values in heldout.items()}
+            str(step): {metric: mean_and_error(values[:, n]) for metric, values in heldout.items()}
             for n, step in enumerate(evaluated.eval_steps)
             if heldout
         },
     }
     if tuned is not None:
-        summary["tuning"] = {
-            tuned.name: tuned.value,
-            "score": number(tuned.score),
-            "on_edge": tuned.on_edge,
-            "grid": tuned.grid.tolist(),
-            "scores": [number(score) for score in tuned.scores],
-        }
+        summary["tuning"] = tuned
     return summary
+
+
+def describe(tuned: tuning.Tuned) -> dict[str, Any]:
+    """What tuning found, as it goes into `results.json`."""
+    return {
+        tuned.name: tuned.value,
+        "score": number(tuned.score),
+        "on_edge": tuned.on_edge,
+        "grid": tuned.grid.tolist(),
+        "scores": [number(score) for score in tuned.scores],
+    }
 
 
 def _cost(rule: UpdateRule, theta: Theta, task: Task, key: Key) -> dict[str, float]:
@@ -289,7 +305,8 @@ def _cost(rule: UpdateRule, theta: Theta, task: Task, key: Key) -> dict[str, flo
     }
 
 
-def _mean(values: np.ndarray) -> dict[str, float | str]:
+def mean_and_error(values: np.ndarray) -> dict[str, float | str]:
+    """Of one number a run, as it goes into `results.json`."""
     values = values.astype(np.float64)
     with np.errstate(over="ignore", invalid="ignore"):  # diverged runs are reported as such
         error = values.std(ddof=1) / math.sqrt(len(values)) if len(values) > 1 else 0.0
@@ -323,7 +340,7 @@ def _load(path: Path, label: str, identity: str) -> Result | None:
 
 
 @contextlib.contextmanager
-def _progress(title: str) -> Iterator[Callable[..., None]]:
+def percent(title: str) -> Iterator[Callable[..., None]]:
     """Shows the share done, of a total that may grow."""
     with Progress(f"{title}, percent", 0, 100) as bar:
 
@@ -331,6 +348,51 @@ def _progress(title: str) -> Iterator[Callable[..., None]]:
             bar.update(100 * done // total, {})
 
         yield update
+
+
+def draw_losses(
+    results: Sequence[Result],
+    title: str,
+    marks: Sequence[int],
+    workdir: Path,
+    ylabel: str = "training loss",
+    more: Mapping[str, Mapping[str, np.ndarray]] = MappingProxyType({}),
+) -> Path:
+    """Draws the loss curves.
+
+    Args:
+      results: from `compare_rules`.
+      title: of the figure.
+      marks: numbers of updates to mark.
+      workdir: the folder for the figure.
+      ylabel: what the losses are.
+      more: panels beside that of the losses, title -> label -> `[num_seeds, num_steps + 1]`.
+
+    Returns:
+      The path of losses.png.
+    """
+    num_seeds, path = results[0].summary["num_seeds"], workdir / "losses.png"
+    curves.loss_curves(
+        {f"{title}, {num_seeds} runs": {r.label: r.losses for r in results}, **more},
+        path,
+        ylabel=f"{ylabel}, mean ± standard error",
+        marks=marks,
+    )
+    return path
+
+
+def draw_tuning(results: Sequence[Result], title: str, workdir: Path) -> None:
+    """Draws the scores of tuning, tuning.png, where any rule was tuned."""
+    searches = {r.label: r.summary["tuning"] for r in results if "tuning" in r.summary}
+    if searches:
+        curves.tuning_curves(
+            {
+                label: (s["grid"], np.asarray(s["scores"], np.float64))
+                for label, s in searches.items()
+            },
+            workdir / "tuning.png",
+            title=title,
+        )
 
 
 def print_tables(tables: Sequence[Table], path: Path) -> None:

@@ -33,6 +33,10 @@ _DATA_DIR = flags.DEFINE_string(
 _TEXT_FILE = flags.DEFINE_string(
     "text_file", None, "a text in UTF-8, for tasks that learn one; any will do"
 )
+_CONTENT_DIR = flags.DEFINE_string(
+    "content_dir", None, "a folder of pictures, or of folders train, valid and test with pictures"
+)
+_STYLE_DIR = flags.DEFINE_string("style_dir", None, "a folder of pictures to take styles from")
 _TRACEBACK = flags.DEFINE_bool("traceback", False, "show the whole traceback of an error")
 _COORDINATOR = flags.DEFINE_string(
     "coordinator_address", None, "HOST:PORT of process 0, for a run on several hosts"
@@ -64,8 +68,9 @@ def launch(experiment: Callable[[ConfigDict, Path, str | None], None]) -> None:
             logging.set_verbosity(logging.WARNING)
         if len(argv) > 1:
             raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
-        if _TEXT_FILE.value is not None:
-            _CONFIG.value.task.text_file = _TEXT_FILE.value
+        for place in (_TEXT_FILE, _CONTENT_DIR, _STYLE_DIR):
+            if place.value is not None:
+                _CONFIG.value.task[place.name] = place.value
         signal.signal(signal.SIGTERM, _terminate)
         try:
             look_next_to(config_flags.get_config_filename(flags.FLAGS["config"]))

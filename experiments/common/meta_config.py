@@ -30,7 +30,8 @@ DEFAULTS = ConfigDict(
         "validate_every": 100,
         "validation_problems": 64,
         "validation_window": 10,  # the score is the mean loss over this many last steps
-        # tasks that choose θ, {'name', 'task', 'num_steps', 'num_seeds'}; (): those trained on
+        # tasks that choose θ, {'name', 'task', 'num_steps', 'num_seeds'}; (): those trained on.
+        # A task without a name is that of training with some fields changed.
         "probe": (),
         "patience": 0,  # validations without a better score before stopping; 0: never
         "log_every": 10,

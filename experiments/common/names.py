@@ -11,6 +11,7 @@ _WRITTEN = {
     "nadam": "NAdam",
     "adamw": "AdamW",
     "muon": "Muon",
+    "lbfgs": "L-BFGS",
     "adamw_cosine": "AdamW, cosine",
     "nag_cosine": "Nesterov, cosine",
     "muon_cosine": "Muon, cosine",

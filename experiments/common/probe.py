@@ -16,7 +16,11 @@ _FIELDS = {"name", "task", "num_steps", "num_seeds"}
 
 
 def make_probe(
-    rule: UpdateRule, entries: Sequence[Mapping[str, Any]], key: jax.Array, data_dir: str | None
+    rule: UpdateRule,
+    entries: Sequence[Mapping[str, Any]],
+    key: jax.Array,
+    data_dir: str | None,
+    trained_on: Mapping[str, Any] | None = None,
 ) -> Callable[[Theta], tuple[float, dict[str, float]]]:
     """Makes the score of a θ: how far a rule at its own learning rate gets, the lower the better.
 
@@ -27,9 +31,11 @@ def make_probe(
 
     Args:
       rule: the rule.
-      entries: `{'name', 'task', 'num_steps', 'num_seeds'}`.
+      entries: `{'name', 'task', 'num_steps', 'num_seeds'}`. A task without a name is the one
+        trained on, with these fields changed.
       key: where all draws come from.
       data_dir: folder of TFDS data sets.
+      trained_on: the config of the task trained on.
 
     Raises:
       ValueError: a field is missing or unknown, or see `make_task`.
@@ -42,7 +48,8 @@ def make_probe(
                 f"{', '.join(sorted(entry))}"
             )
         ready = _with_cosine(rule, entry["num_steps"])
-        parts.append((entry, make_task(entry["task"], data_dir), ready))
+        base = {} if "name" in entry["task"] else dict(trained_on or {})
+        parts.append((entry, make_task({**base, **entry["task"]}, data_dir), ready))
 
     def score(theta: Theta) -> tuple[float, dict[str, float]]:
         logs = {}

@@ -57,6 +57,7 @@ class Progress:
             "meta_loss": "meta-loss {:.4g}",
             "best_validation_score": "best {:.4g}",
             "inner_steps_per_second": "{:,.0f} inner steps/s",
+            "loss": "loss {:.4g}",
         }
         texts = [form.format(self._metrics[k]) for k, form in forms.items() if k in self._metrics]
         troubles = {k: self._metrics.get(k, 0) for k in ("skipped", "num_diverged")}

@@ -28,9 +28,11 @@ KNOWN_STYLES = {
     "nadam": ("#56B4E9", "solid"),
     "adamw": ("#CC79A7", "dashed"),
     "muon": ("#E69F00", "dashed"),
+    "l-bfgs": ("#56B4E9", "dashed"),
 }
 LEARNED_STYLES = {
     "lstm_mnist": ("#000000", "solid"),
+    "lstm_style": ("#000000", "solid"),
     "lstm_quadratic": ("#D55E00", "solid"),
     "lstm_quadratic_gaussian": ("#D55E00", "dashed"),
     "lstm_cifar10": ("#D55E00", "solid"),

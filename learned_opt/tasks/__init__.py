@@ -8,6 +8,7 @@ from learned_opt.tasks.language_model import LanguageModel, language_model
 from learned_opt.tasks.quadratic import Quadratic
 from learned_opt.tasks.regression import Regression, autoencoder, regression
 from learned_opt.tasks.rescaled import Rescaled
+from learned_opt.tasks.style_transfer import StyleTransfer, style_transfer
 from learned_opt.tasks.surfaces import SURFACES, Surface
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "Quadratic",
     "Regression",
     "Rescaled",
+    "StyleTransfer",
     "Surface",
     "WithConvexTerm",
     "autoencoder",
@@ -27,4 +29,5 @@ __all__ = [
     "language_model",
     "perceptron_family",
     "regression",
+    "style_transfer",
 ]

@@ -6,14 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from experiments import compare, landscapes, transfer
+from experiments import compare, landscapes, style_board, transfer
 from experiments.common.build import TASKS
 from experiments.common.comparison import check_comparison, check_tuning
 from experiments.common.launch import check_fields
 
 CONFIGS = Path(compare.__file__).parent / "configs"
 FILES = sorted(
-    path for kind in ("compare", "transfer", "landscapes") for path in (CONFIGS / kind).glob("*.py")
+    path
+    for kind in ("compare", "transfer", "landscapes", "style_board")
+    for path in (CONFIGS / kind).glob("*.py")
 )
 
 
@@ -21,7 +23,12 @@ FILES = sorted(
 def test_config(path):
     name = path.parent.stem
     module = importlib.import_module(f"experiments.configs.{name}.{path.stem}")
-    experiment = {"compare": compare, "transfer": transfer, "landscapes": landscapes}[name]
+    experiment = {
+        "compare": compare,
+        "transfer": transfer,
+        "landscapes": landscapes,
+        "style_board": style_board,
+    }[name]
     command = f"python -m experiments.{name} --config=experiments/configs/{name}/{path.name}"
     assert command in module.__doc__
     assert "Run time" in module.__doc__ and "Expected" in module.__doc__

@@ -7,11 +7,12 @@ import jax
 import numpy as np
 import pytest
 
+from experiments import export_pretrained
 from experiments.common.build import make_rule
 from experiments.common.launch import check_fields
 from experiments.common.meta_config import DEFAULTS
 from experiments.common.workdir import open_workdir, write_json
-from experiments.configs.meta_train import lstm_quadratic
+from experiments.configs.meta_train import lstm_quadratic, lstm_style
 from experiments.export_pretrained import export
 from learned_opt import __version__
 from learned_opt.theta_files import load_theta, save_theta
@@ -57,6 +58,24 @@ def test_from_the_command_line(finished, tmp_path):
     assert card["rule"]["name"] == "lstm" and card["seed"] == 0
     exported = load_theta(tmp_path / "out" / "lstm_quadratic.npz", like=theta)
     jax.tree.map(np.testing.assert_array_equal, exported, theta)
+
+
+def test_where_its_data_lay_is_left_out(tmp_path, monkeypatch):
+    config = check_fields(lstm_style.get_config(), DEFAULTS)
+    config.task.content_dir = str(tmp_path / "photographs")
+    workdir = open_workdir(tmp_path / "run", config)
+    theta = make_rule(config.rule).init(jax.random.key(3))
+    save_theta(workdir / "theta.npz", theta, {"rule": config.rule.to_dict()})
+    results = {"best_validation_score": 0.1, "inner_steps": 1, "minutes": 1.0, "devices": ["cpu"]}
+    write_json(workdir / "results.json", results)
+    tasks: list[dict] = []
+    monkeypatch.setattr(export_pretrained, "make_task", lambda task, data_dir: tasks.append(task))
+    monkeypatch.setattr(export_pretrained, "_measured", lambda *args: {})
+    card = export(workdir, "lstm_style", results={}, fails=[], output=tmp_path)
+    assert card["command"].endswith("lstm_style.py --workdir=DIR --content_dir=PATH")
+    assert tasks[0]["content_dir"] == config.task.content_dir  # it is measured with them
+    for path in tmp_path.glob("lstm_style.*"):
+        assert str(tmp_path).encode() not in path.read_bytes()
 
 
 def test_a_run_of_another_config_is_refused(finished):

@@ -47,6 +47,16 @@ def test_a_knob_is_brought_down_to_zero():
     np.testing.assert_allclose(found, loss[1] / loss[0], rtol=1e-4)
 
 
+def test_a_task_without_a_name_is_the_one_trained_on_with_some_fields_changed():
+    theta = {"learning_rate": jnp.float32(0.05)}
+    changed = ENTRY | {"num_seeds": 2, "task": {"num_dims": 3}}
+    trained_on = {"name": "quadratic", "num_dims": 7}
+    found = make_probe(sgd(), [changed], KEY, None, trained_on)(theta)
+    assert found == make_probe(sgd(), [ENTRY | {"num_seeds": 2}], KEY, None)(theta)
+    with pytest.raises(ValueError, match="unknown task None"):
+        make_probe(sgd(), [changed], KEY, None)
+
+
 def test_fields_are_checked():
     with pytest.raises(ValueError, match="an entry of probe has the fields name, num_seeds"):
         make_probe(sgd(), [{"name": "bowl"}], KEY, None)

@@ -14,6 +14,7 @@ from learned_opt.tasks import (
     LanguageModel,
     Quadratic,
     Rescaled,
+    StyleTransfer,
     Surface,
     WithConvexTerm,
     autoencoder,
@@ -52,6 +53,12 @@ def _characters(network, hidden_size):
     )
 
 
+def _style_transfer():
+    rng = np.random.default_rng(0)
+    contents = rng.integers(0, 256, (5, 8, 8, 3), np.uint8)
+    return StyleTransfer.from_arrays(contents, rng.integers(0, 256, (2, 8, 8, 3), np.uint8))
+
+
 class _Module(nnx.Module):
     def __init__(self, rngs):
         self.first, self.last = nnx.Linear(6, 5, rngs=rngs), nnx.Linear(5, 1, rngs=rngs)
@@ -88,12 +95,13 @@ TASKS = {
     "character_transformer": lambda: _characters("transformer", 32),
     "regression": regression,
     "autoencoder": lambda: autoencoder(hidden_sizes=(8, 3, 8)),
+    "style_transfer": _style_transfer,
     "flax_nnx": lambda: _from_flax(_Module),
     "flax_nnx_instance": lambda: _from_flax(_Module(nnx.Rngs(0))),
     "flax_linen": lambda: _from_flax(linen.Dense(2)),
 }
 FIXED_START = {"surface", "flax_nnx_instance"}
-WHOLE = {"quadratic_uniform", "quadratic_gaussian", "surface"}  # no minibatches
+WHOLE = {"quadratic_uniform", "quadratic_gaussian", "surface", "style_transfer"}  # no minibatches
 
 LARGE = {"all_cnn_c", "resnet_20"}  # slow to compile; a fast test of them is in test_conv_nets
 
@@ -203,7 +211,10 @@ def test_vmap_over_keys_equals_a_loop(task):
     mapped = jax.jit(jax.vmap(_problem, (None, 0)))(task, jnp.arange(3))
     for i, (params, instance, _) in enumerate(problems):
         chex.assert_trees_all_close(
-            jax.tree.map(lambda leaf, i=i: leaf[i], mapped[:2]), (params, instance), rtol=1e-5
+            jax.tree.map(lambda leaf, i=i: leaf[i], mapped[:2]),
+            (params, instance),
+            rtol=1e-5,
+            atol=1e-6,
         )
     losses = jax.jit(jax.vmap(lambda *problem: task.loss(*problem)))(*mapped)
     looped = [_loss_and_grads(task, *problem)[0] for problem in problems]
