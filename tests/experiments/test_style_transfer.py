@@ -51,7 +51,8 @@ def loop(content, style, rate, num_steps):
 
 def test_a_picture_is_painted(tmp_path, capsys):
     Image.new("L", (20, 20), 90).save(tmp_path / "grey.png")
-    values = flags(tmp_path / "out.png", content=str(tmp_path / "grey.png"), save_every=2, steps=4)
+    changes = {"content": str(tmp_path / "grey.png"), "learning_rate": 0.1}
+    values = flags(tmp_path / "out.png", **changes, save_every=2, steps=4)
     with pytest.warns(UserWarning, match="grey.png is grey"):
         style_transfer.make_picture(values)
     made, losses = loop(
@@ -64,6 +65,19 @@ def test_a_picture_is_painted(tmp_path, capsys):
         assert np.abs(found - expected).max() <= 1  # of 255: rounding
     shown = capsys.readouterr().out
     assert f"loss {losses[0]:.3f} at first, {losses[4]:.3f} after 4 updates" in shown
+
+
+def test_rates_go_with_the_number_of_pixels(tmp_path, monkeypatch):
+    thetas: list[dict] = []
+    monkeypatch.setattr(
+        style_transfer,
+        "paint",
+        lambda task, rule, theta, *a, **k: (thetas.append(theta), (1, 1))[1],
+    )
+    for rule, size in [("adam", 64), ("adam", 32), ("momentum", 64), ("momentum", 32)]:
+        style_transfer.make_picture(flags(tmp_path / "out.png", rule=rule, size=size))
+    rates = [float(theta["learning_rate"]) for theta in thetas]
+    assert rates[0] == rates[1] and rates[2] == 4 * rates[3]
 
 
 def test_a_learned_rule_paints(tmp_path):
