@@ -97,9 +97,12 @@ def guard(
     At the start, and whenever a turn of H steps is over, there is a *duel*: the rule has n steps,
     the parameters go back, and the fallback has n steps from the same point. The rule wins if in
     the second half of its steps the mean ℓ was lower than in the fallback's by more than the noise,
-    :math:`2 d / \sqrt{n}`, and a quarter of what the fallback's is below f at the start. Then H
-    doubles, and the rule has the next H steps from where it came to. Else that is a trip too, and
-    the fallback goes on from where *it* came to. n is `duel`, or H/8 where that is more.
+    :math:`2 d / \sqrt{n}`, and a tenth of what the fallback's is below f at the start. A rule that
+    won the duel before keeps its turn unless its mean is higher by more than the noise and a
+    twentieth of all that ℓ has come down: a long step is behind in every short race, and ahead in
+    the long run. Then H doubles, and the rule has the next H steps from where it came to. Else that
+    is a trip too, and the fallback goes on from where *it* came to. n is `duel`, or H/8 where that
+    is more.
 
     With the parameters given to `update` a trip restores them: those before the duel, or in a
     longer turn those at f*. The update is then p_saved − p, so nothing may change it: a guard comes
