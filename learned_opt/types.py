@@ -63,7 +63,7 @@ class UpdateRule(NamedTuple):
         replaces `transform` replaces this too, or sets it to None.
       parts: pairs (label, rule) where θ is a dict of several rules' θs and each rule moves the
         parameters of its label, as `by_label` makes it; else empty. It is then coordinatewise if
-        all of them are.
+        all of them are. Whoever replaces `transform` empties this.
       label_fn: of a rule with parts, `label_fn(path, param)`, the label of a parameter.
       knobs: what a user sets beside θ, pairs (name, default): numbers or optax schedules that
         `transform` takes as keyword arguments, such as `learning_rate`.

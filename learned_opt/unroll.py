@@ -1,9 +1,10 @@
 """The one inner loop: an optimizer applied to a task, step after step."""
 
 import contextlib
+import functools
 import inspect
 import numbers
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -59,12 +60,35 @@ def draw(task: Task, key: Key) -> tuple[Instance, Params]:
     return instance, params
 
 
+def labels(label_fn: Callable[[str, Any], str], known: tuple[str, ...], params: Params) -> Params:
+    """The label of every parameter, a tree like the parameters.
+
+    Raises:
+      ValueError: a label is not one of those known.
+    """
+
+    def label(path: Any, param: Any) -> str:
+        name = jax.tree_util.keystr(path)
+        found = label_fn(name, param if hasattr(param, "shape") else jnp.asarray(param))
+        if found not in known:
+            raise ValueError(
+                f"label_fn gives {found!r} for params{name}, which has no rule; rules: "
+                f"{', '.join(known)}"
+            )
+        return found
+
+    return jax.tree.map_with_path(label, params)
+
+
 def fast_transform(rule: UpdateRule, theta: Theta) -> optax.GradientTransformationExtraArgs:
     """A rule's transformation for loops that nobody looks into: what computes fastest.
 
-    A rule that has `coordinates_last` sees the parameters as one vector. The updates are those of
-    `rule.transform(theta)`; the state is another one.
+    A rule that has `coordinates_last` sees the parameters as one vector, and so does each part of a
+    rule that has parts. The updates are those of `rule.transform(theta)`; the state is another one.
     """
+    if rule.parts and rule.label_fn is not None:
+        parts = {label: fast_transform(part, theta[label]) for label, part in rule.parts}
+        return optax.partition(parts, functools.partial(labels, rule.label_fn, tuple(parts)))
     if rule.coordinates_last is None:
         return rule.transform(theta)
     tx = rule.coordinates_last(theta)

@@ -10,7 +10,7 @@ import pytest
 import learned_opt
 from learned_opt.pretrained import load_pretrained, pretrained_card, pretrained_names
 from learned_opt.theta_files import load_theta, save_theta
-from learned_opt.update_rules import lstm
+from learned_opt.update_rules import adam, lstm
 
 NAMES = ("general", "lstm_mnist", "lstm_quadratic", "lstm_quadratic_gaussian")
 MODULE = sys.modules["learned_opt.pretrained"]
@@ -91,6 +91,28 @@ def test_load_gives_the_optimizer_of_a_file(folder):
         save_theta(folder / "mine.npz", theta, metadata)
         with pytest.raises(ValueError, match=message):
             learned_opt.load(folder / "mine.npz")
+
+
+def test_load_gives_a_rule_of_parts_and_says_which_of_them_it_has_not(folder):
+    part = {"name": "lstm", "hidden_sizes": [3], "preprocess": None, "output_scale": 1.0}
+    rules = {"conv": part, "rest": {"name": "adam"}}
+    theta = {"conv": load_pretrained("tiny")[1], "rest": adam(0.5).init(jax.random.key(0))}
+    path = folder / "mine.npz"
+    save_theta(path, theta, {"rule": {"name": "by_label", "rules": rules}})
+    grads = {"kernel": jnp.ones((1, 1, 1, 2)), "bias": jnp.ones(2)}
+    tx, tiny = learned_opt.load(path), learned_opt.pretrained("tiny")
+    updates, _ = tx.update(grads, tx.init(grads), grads)
+    np.testing.assert_allclose(updates["bias"], -0.5, rtol=1e-5)  # Adam's first step
+    np.testing.assert_array_equal(
+        updates["kernel"], tiny.update(grads, tiny.init(grads))[0]["kernel"]
+    )
+    for changes, message in [
+        ({"rules": rules | {"rest": {"name": "mine:rule"}}}, "the rule 'mine:rule', which is none"),
+        ({"label_fn": "mine:label"}, "the labels of 'mine:label', which is none of the library"),
+    ]:
+        save_theta(path, theta, {"rule": {"name": "by_label", "rules": rules} | changes})
+        with pytest.raises(ValueError, match=message):
+            learned_opt.load(path)
 
 
 def test_unknown_names_are_answered_with_the_known_ones(folder):

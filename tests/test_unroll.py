@@ -13,7 +13,7 @@ import pytest
 from learned_opt import TruncatedBPTT, evaluate, evaluation, init_state, meta_step, studies
 from learned_opt.tasks import Classifier, Quadratic
 from learned_opt.unroll import fast_transform, init_inner, unroll
-from learned_opt.update_rules import adam, lstm
+from learned_opt.update_rules import adam, by_label, lstm
 
 KEY = jax.random.key(7)
 
@@ -214,10 +214,14 @@ def test_other_errors_of_a_task_are_its_own():
         evaluated(registered(loss=loss))
 
 
+SMALL = lstm((4, 3))
+BY_LABEL = by_label({"w": SMALL, "rest": SMALL}, lambda path, p: "w" if "w" in path else "rest")
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_the_fast_transform_is_that_of_the_rule(dtype):
+@pytest.mark.parametrize("rule", [SMALL, BY_LABEL], ids=["lstm", "by_label"])
+def test_the_fast_transform_is_that_of_the_rule(rule, dtype):
     """Loops of the library flatten what a coordinatewise rule sees; leaves keep their dtypes."""
-    rule = lstm((4, 3))
     theta = jax.tree.map(lambda x: x + 0.1, rule.init(KEY))
     params = {"w": jnp.linspace(-1, 1, 6).reshape(2, 3), "b": jnp.linspace(1, 2, 3, dtype=dtype)}
     params |= {"scalar": jnp.array(0.5), "empty": jnp.zeros((0, 3))}

@@ -178,9 +178,9 @@ def load_rule(name: str) -> tuple[UpdateRule, Theta]:
     if name.endswith(".npz"):
         path = find_file(name)
         config = load_metadata(path).get("rule")
-        if not isinstance(config, dict) or ":" not in str(config.get("name")):
+        if not isinstance(config, dict) or not _is_own(config):
             return load_rule_file(path)
-        rule = make_rule(config)  # the user's own, 'module:attribute'
+        rule = make_rule(config)
         return rule, load_theta(path, like=jax.eval_shape(rule.init, jax.random.key(0)))
     if name not in HAND_DESIGNED and ":" not in name:
         known = [*HAND_DESIGNED, *pretrained_names()]
@@ -190,6 +190,16 @@ def load_rule(name: str) -> tuple[UpdateRule, Theta]:
         )
     rule = make_rule(name)
     return rule, rule.init(jax.random.key(0))
+
+
+def _is_own(config: Mapping[str, Any] | str) -> bool:
+    """Whether a rule, a part of it or its labels are the user's own, 'module:attribute'."""
+    if isinstance(config, str):
+        return ":" in config
+    parts = config.get("rules", {}).values()
+    return any(":" in str(config.get(key)) for key in ("name", "label_fn")) or any(
+        map(_is_own, parts)
+    )
 
 
 def is_pretrained(name: str) -> bool:
@@ -211,7 +221,11 @@ def _scaled(rule: UpdateRule, name: str, text: str) -> UpdateRule:
 
     fast = rule.coordinates_last
     return rule._replace(
-        transform=scaled(rule.transform), coordinates_last=scaled(fast) if fast else None
+        transform=scaled(rule.transform),
+        coordinatewise=rule.coordinatewise and not rule.parts,
+        coordinates_last=scaled(fast) if fast else None,
+        parts=(),
+        label_fn=None,
     )
 
 

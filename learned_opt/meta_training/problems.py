@@ -14,8 +14,7 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 from learned_opt.types import InnerState, Instance, Key, Params, Task, Theta, UpdateRule
-from learned_opt.unroll import checked_loss, draw, init_inner
-from learned_opt.update_rules.by_label import labels
+from learned_opt.unroll import checked_loss, draw, init_inner, labels
 
 AXIS = "tasks"  # the name of the mesh axis along which the inner problems are sharded
 

@@ -15,6 +15,7 @@ import jax
 import numpy as np
 import optax
 
+from learned_opt import update_rules
 from learned_opt.theta_files import load_metadata, load_theta
 from learned_opt.types import Params, Theta, UpdateRule
 from learned_opt.update_rules import by_label, celo2, learned_muon, lstm, rnnprop
@@ -22,12 +23,17 @@ from learned_opt.update_rules.celo2 import is_published, theta_from_published
 
 _FOLDER = Path(__file__).parent
 _RULES: dict[str, Callable[..., UpdateRule]] = {
-    "by_label": lambda rules: by_label({label: _make(rule) for label, rule in rules.items()}),
+    "by_label": by_label,
     "celo2": celo2,
     "learned_muon": learned_muon,
     "lstm": lstm,
     "rnnprop": rnnprop,
 }
+_HAND_DESIGNED = (
+    "sgd", "momentum", "nesterov", "adagrad", "adadelta", "rmsprop", "adam", "nadam", "adamw",
+    "muon",
+)  # fmt: skip
+_PARTS = _RULES | {name: getattr(update_rules, name) for name in _HAND_DESIGNED}  # of `by_label`
 
 
 def pretrained(
@@ -110,12 +116,6 @@ def _settings_in(path: str | os.PathLike) -> dict[str, Any]:
             f"{path} does not say which rule it is for: save it with "
             "save_theta(path, theta, {'rule': {'name': 'lstm', …}})"
         )
-    name = settings["name"]
-    if name not in _RULES:
-        raise ValueError(
-            f"{path} is for the rule {name!r}, which is none of the library ({', '.join(_RULES)}): "
-            "use your rule's own transform(learned_opt.load_theta(path))"
-        )
     return settings
 
 
@@ -193,13 +193,29 @@ def pretrained_card(name: str) -> Card:
     return Card(json.loads((_FOLDER / f"{name}.json").read_text(encoding="utf-8")))
 
 
-def _make(settings: Mapping[str, Any]) -> UpdateRule:
-    settings = dict(settings)
-    return _RULES[settings.pop("name")](**settings)
+def _make(
+    settings: Mapping[str, Any] | str,
+    known: Mapping[str, Callable[..., UpdateRule]],
+    path: str | os.PathLike,
+) -> UpdateRule:
+    """The rule that a card or a file describes."""
+    settings = {"name": settings} if isinstance(settings, str) else dict(settings)
+    name = settings.pop("name")
+    own = settings.get("label_fn")
+    if name not in known or own:
+        kind, name = ("labels of", own) if own else ("rule", name)
+        raise ValueError(
+            f"{path} is for the {kind} {name!r}, which is none of the library "
+            f"({', '.join(known)}): use your rule's own transform(learned_opt.load_theta(path))"
+        )
+    if name == "by_label":
+        rules = settings.pop("rules").items()
+        return by_label({label: _make(part, _PARTS, path) for label, part in rules})
+    return known[name](**settings)
 
 
 def _with_theta(settings: Mapping[str, Any], path: str | os.PathLike) -> tuple[UpdateRule, Theta]:
-    rule = _make(settings)
+    rule = _make(settings, _RULES, path)
     if is_published(load_theta(path)):
         return rule, theta_from_published(path)
     return rule, load_theta(path, like=jax.eval_shape(rule.init, jax.random.key(0)))

@@ -5,10 +5,11 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import optax
 
-from learned_opt.types import Key, Params, Theta, UpdateRule
+from learned_opt.types import Key, Theta, UpdateRule
+from learned_opt.unroll import labels
+from learned_opt.update_rules import checks
 
 
 def conv_or_rest(path: str, param: Any) -> str:
@@ -35,11 +36,12 @@ def by_label(
 
     Returns:
       The rule. Its state holds one state a label, which leaves the other parameters out. It has no
-      knobs; give the parts theirs.
+      knobs: its parts run with the defaults of theirs.
 
     Raises:
-      TypeError: what is in `rules` is no `UpdateRule`, or no name.
-      ValueError: no rule; from `init` and `update` of the transformation, a label without a rule.
+      TypeError: what is in `rules` is no `UpdateRule`, or no name, or `label_fn` is no function.
+      ValueError: no rule; from `transform`, a θ of another rule; from `init` and `update` of the
+        transformation, a label without a rule.
 
     Example:
       >>> import jax
@@ -61,11 +63,17 @@ def by_label(
                 "write for example by_label({'conv': lstm(), 'rest': adam()})"
             )
 
+    if not callable(label_fn):
+        raise TypeError(f"label_fn must be a function (path, param) -> label, got {label_fn!r}")
+
     def init(key: Key) -> Theta:
         keys = jax.random.split(key, len(rules))
         return {label: rule.init(k) for (label, rule), k in zip(rules.items(), keys, strict=True)}
 
+    theta_shapes = jax.eval_shape(init, jax.random.key(0))
+
     def transform(theta: Theta) -> optax.GradientTransformationExtraArgs:
+        checks.check_theta(theta, theta_shapes, rule="by_label")
         parts = {label: rule.transform(theta[label]) for label, rule in rules.items()}
         return optax.partition(parts, functools.partial(labels, label_fn, tuple(rules)))
 
@@ -76,23 +84,3 @@ def by_label(
         parts=tuple(rules.items()),
         label_fn=label_fn,
     )
-
-
-def labels(label_fn: Callable[[str, Any], str], known: tuple[str, ...], params: Params) -> Params:
-    """The label of every parameter, a tree like the parameters.
-
-    Raises:
-      ValueError: a label is not one of those known.
-    """
-
-    def label(path: Any, param: Any) -> str:
-        name = jax.tree_util.keystr(path)
-        found = label_fn(name, param if hasattr(param, "shape") else jnp.asarray(param))
-        if found not in known:
-            raise ValueError(
-                f"label_fn gives {found!r} for params{name}, which has no rule; rules: "
-                f"{', '.join(known)}"
-            )
-        return found
-
-    return jax.tree.map_with_path(label, params)

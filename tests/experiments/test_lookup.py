@@ -165,6 +165,22 @@ def test_a_pretrained_rule_with_a_factor(folder):
         np.testing.assert_allclose(updates[0], 0.1 * updates[1], rtol=1e-6)
 
 
+def test_a_rule_of_parts_with_a_factor(folder):
+    parts = {"conv": {"name": "lstm", "hidden_sizes": (2,)}, "rest": "adam"}
+    settings = {"name": "by_label", "rules": parts}
+    theta = make_rule(settings).init(jax.random.key(0))
+    save_theta(folder / "parts.npz", theta, {"rule": settings})
+    params = {"kernel": jnp.ones((1, 1, 2, 2)), "bias": jnp.ones(2)}
+    whole, part = load_rule("parts.npz"), load_rule("parts.npz@0.1")
+    assert whole[0].parts[0][1].coordinatewise and not part[0].coordinatewise
+    for transform in (lambda rule, theta: rule.transform(theta), fast_transform):
+        full, tenth = (transform(*rule) for rule in (whole, part))
+        updates = [tx.update(params, tx.init(params), params)[0] for tx in (full, tenth)]
+        for name in params:
+            np.testing.assert_allclose(updates[1][name], 0.1 * updates[0][name], rtol=1e-6)
+            assert np.all(updates[0][name] != 0)
+
+
 def test_programs_take_a_factor_and_an_own_task(folder):
     rules = ("lstm_mnist@.1", "lstm_mnist@1", "lstm_mnist@1.5", "own_module:rule")
     task = {"name": "own_module:make_own", "num_dims": 2}

@@ -9,8 +9,11 @@ import sys
 import time
 from pathlib import Path
 
+import chex
+import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from absl import flags
 
@@ -19,10 +22,11 @@ from experiments.common.launch import check_fields
 from experiments.common.meta_config import DEFAULTS
 from experiments.common.workdir import open_workdir
 from experiments.configs.meta_train import lstm_mnist, lstm_quadratic
+from learned_opt.meta_training import init_state, redraw_problems
 from learned_opt.metrics import read_metrics
 from learned_opt.tasks import Quadratic
 from learned_opt.theta_files import load_theta
-from learned_opt.update_rules import sgd
+from learned_opt.update_rules import lstm, sgd
 
 ROOT = Path(__file__).parents[2]
 TINY = {
@@ -157,16 +161,43 @@ def test_a_mixture_killed_five_times_ends_with_the_same_bits(tmp_path):
     for part in ("mlp", "conv", "quadratics"):
         assert {f"{part}/meta_loss", f"{part}/validation_loss"} <= names
         assert f"{part}/ended_above_start" in names
+    _kill_often(killed, settings)
+    assert theta_bits(killed) == theta_bits(whole)
+
+
+@pytest.mark.slow
+def test_two_lstms_on_growing_horizons_killed_five_times_end_with_the_same_bits(tmp_path):
+    curriculum = "((4, {'horizon': 20}), (8, {'horizon': 40, 'unroll_length': 10}))"
+    settings = {
+        "config": "lstm_cifar10",
+        "task.num_dims": None,
+        "rule.hidden_sizes": None,
+        "task.dataset": "digits",
+        "task.side": 8,
+        "task.batch_size": 4,
+        "curriculum": curriculum,
+        "probe": "()",
+        "num_tasks": 2,
+        "validation_problems": 2,
+    }
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    run = start(whole, **settings)
+    assert run.returncode == 0, run.stderr[-3000:]
+    _kill_often(killed, settings)
+    assert theta_bits(killed) == theta_bits(whole)
+
+
+def _kill_often(workdir, settings):
+    """Five kill −9, soon after checkpoints appear, and then a run to the end."""
     for wanted in (2, 4, 6, 8, 10):
         process = subprocess.Popen(
-            command(killed, **settings), cwd=ROOT, env=environment(), stderr=subprocess.DEVNULL
+            command(workdir, **settings), cwd=ROOT, env=environment(), stderr=subprocess.DEVNULL
         )
-        while process.poll() is None and _newest(killed / "checkpoints") < wanted:
+        while process.poll() is None and _newest(workdir / "checkpoints") < wanted:
             time.sleep(0.005)
         process.send_signal(signal.SIGKILL)
         process.wait()
-    assert start(killed, **settings).returncode == 0
-    assert theta_bits(killed) == theta_bits(whole)
+    assert start(workdir, **settings).returncode == 0
 
 
 def _newest(checkpoints):
@@ -254,6 +285,28 @@ def test_a_read_only_work_directory_is_refused(tmp_path):
     tmp_path.chmod(0o500)
     with pytest.raises(OSError, match="cannot be written to"):
         open_workdir(tmp_path / "run", config_of())
+
+
+def test_growing_horizons_start_with_fresh_problems():
+    config = config_of(curriculum=((4, {"horizon": 20}), (8, {"unroll_length": 10})))
+    stages = meta_train._stages(meta_train._checked(config))
+    assert [stage.settings.horizon for stage in stages] == [10, 20, 20]
+    assert [stage.redraws for stage in stages] == [False, True, False]
+    estimators = [
+        meta_train._make_estimator(stage.settings, {"": Quadratic(3)}, lstm((2,)), None)
+        for stage in stages
+    ]
+    state = init_state(estimators[0], optax.sgd(0.0), lstm((2,)), jax.random.key(0))
+    after = redraw_problems(estimators[1], state)
+    problems, redrawn = state.meta.estimator_state, after.meta.estimator_state
+    assert problems.inner_step.tolist() == [0, 0, 5, 5]  # staggered over 10 steps
+    assert redrawn.inner_step.tolist() == [0, 5, 10, 15]  # over 20
+    assert not np.any(problems.inner.instance["W"] == redrawn.inner.instance["W"])
+    chex.assert_trees_all_equal(after.meta.theta, state.meta.theta)
+    with pytest.raises(ValueError, match=r"horizon \(12\) must be a multiple of unroll_length"):
+        config = config_of(curriculum=((4, {"horizon": 12}),))
+        for stage in meta_train._stages(meta_train._checked(config)):
+            meta_train._make_estimator(stage.settings, {"": Quadratic(3)}, lstm((2,)), None)
 
 
 def test_the_work_of_a_curriculum_is_its_inner_steps():

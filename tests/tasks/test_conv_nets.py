@@ -46,6 +46,12 @@ def num_parameters(network, shape):
                 ]
             ),
         ),
+        # Andrychowicz et al.: 16 channels, 32 units; norms (scale and bias) in place of biases.
+        (
+            "paper_cnn",
+            (32, 32, 3),
+            25 * 16 * (3 + 16 + 16) + 3 * 2 * 16 + 4 * 4 * 16 * 32 + 2 * 32 + 32 * 10 + 10,
+        ),
         # He et al. give .27 M, without projections; two of them add 16·32 + 32·64 and norms.
         ("resnet_20", (32, 32, 3), 269_722 + 16 * 32 + 2 * 32 + 32 * 64 + 2 * 64),
     ],
@@ -90,6 +96,55 @@ def test_the_small_network_in_numpy():
     np.testing.assert_allclose(found["accuracy"], np.mean(hits))
     # A minibatch of one is one of the three.
     assert np.isclose(task.loss(params, (), jax.random.key(0)), losses, rtol=1e-5).any()
+
+
+def test_the_paper_network_in_numpy():
+    data = splits((8, 16, 3), train=5)
+    task = conv_net(data, "narrow_paper_cnn", batch_size=5)
+    params = task.init(jax.random.key(1), ())
+    keys = iter(jax.random.split(jax.random.key(2), 99))
+    params = jax.tree.map(lambda x: x + 0.1 * jax.random.normal(next(keys), x.shape), params)
+    p = jax.tree.map(np.asarray, params)
+
+    def norm(x, name):
+        axes = tuple(range(x.ndim - 1))
+        x = (x - x.mean(axes)) / np.sqrt(x.var(axes) + 1e-5)
+        return np.maximum(x * name["scale"] + name["bias"], 0)
+
+    images, labels = data["train"]
+    x = images / 255.0
+    for n in range(3):
+        x = np.array([correlate(image, p["convs"][f"conv_{n}"]["kernel"], 1) for image in x])
+        x = norm(x, p["norms"][f"norm_{n}"])
+        height, width = x.shape[1] // 2, x.shape[2] // 2
+        x = np.array(
+            [
+                [x[:, 2 * i : 2 * i + 2, 2 * j : 2 * j + 2].max(axis=(1, 2)) for j in range(width)]
+                for i in range(height)
+            ]
+        ).transpose(2, 0, 1, 3)
+    x = norm(x.reshape(5, -1) @ p["hidden"]["kernel"], p["hidden_norm"])
+    z = x @ p["output"]["kernel"] + p["output"]["bias"]
+    losses = np.log(np.exp(z).sum(axis=1)) - z[np.arange(5), labels]
+    found = task.evaluate(params, (), "train")
+    np.testing.assert_allclose(found["loss"], losses.mean(), rtol=1e-4)
+
+
+def test_the_gradient_of_pooling_is_that_of_a_window():
+    from learned_opt.networks.images import max_pool
+
+    x = jax.random.normal(jax.random.key(0), (2, 5, 6, 3))  # the odd row is dropped
+    weights = jax.random.normal(jax.random.key(1), (2, 2, 3, 3))
+
+    def window(x):
+        return jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, (1, 2, 2, 1), (1, 2, 2, 1), "VALID")
+
+    (found, grad), (expected, wanted) = (
+        jax.value_and_grad(lambda x, pool=pool: jnp.vdot(pool(x), weights))(x)
+        for pool in (max_pool, window)
+    )
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    np.testing.assert_allclose(grad, wanted, rtol=1e-6)
 
 
 def test_batch_norm_by_the_batch_at_hand():
@@ -156,6 +211,8 @@ def test_bad_input_is_refused():
         conv_net(splits(), batch_size=13)
     with pytest.raises(ValueError, match=r"images for 'small_cnn' must be \[n, height, width"):
         conv_net(splits((8, 8)), batch_size=1)
+    with pytest.raises(ValueError, match="images need 8×8 pixels at least, got 7×9"):
+        conv_net(splits((7, 9, 3)), "paper_cnn", batch_size=1)
     with pytest.raises(ValueError, match="unknown split 'test'"):
         task = conv_net(splits(), batch_size=1)
         task.evaluate(task.init(jax.random.key(0), ()), (), "test")

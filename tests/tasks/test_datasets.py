@@ -60,6 +60,59 @@ def test_rejects_a_validation_size(size):
         datasets.load_dataset("digits", valid_size=size)
 
 
+@pytest.mark.parametrize("labels", [(7, 2, 5), range(2, 4)])
+def test_labels_are_picked_in_every_split_and_renumbered(labels):
+    whole = datasets.load_dataset("digits")
+    some = datasets.with_labels(whole, labels)
+    assert some.num_classes == len(labels) and some.max_pixel == 16
+    for split in datasets.SPLITS:
+        examples = zip(whole.splits[split].images, whole.splits[split].labels, strict=True)
+        expected = [(image, list(labels).index(y)) for image, y in examples if y in labels]
+        images, numbers = some.splits[split]
+        np.testing.assert_array_equal(images, [image for image, _ in expected])
+        assert numbers.tolist() == [y for _, y in expected] and numbers.dtype == np.int32
+
+
+def test_no_image_of_a_held_out_label_is_seen():
+    held_out = image_classifier("digits", labels=range(5, 10))
+    shown = image_classifier("digits", labels=range(5))
+    pixels = [
+        {bytes(np.asarray(image)) for split in task.images.values() for image in split}
+        for task in (held_out, shown)
+    ]
+    assert held_out.num_classes == 5 and not pixels[0] & pixels[1]
+    assert sum(len(split) for task in (held_out, shown) for split in task.images.values()) == 1797
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ((3, 12), "the data set has no label 12; it has 0, 1, 2"),
+        ((3, -1), "the data set has no label -1"),
+        ((3,), r"labels must be two or more, all different, got \(3,\)"),
+        ((), "labels must be two or more"),
+        ((3, 4, 3), r"labels must be two or more, all different, got \(3, 4, 3\)"),
+    ],
+)
+def test_rejects_labels(labels, message):
+    with pytest.raises(ValueError, match=message):
+        image_classifier("digits", labels=labels)
+
+
+def test_colors_are_averaged_each_for_itself():
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (3, 6, 6, 3), np.uint8)
+    split = datasets.Split(images, np.arange(3, dtype=np.int32))
+    data = datasets.Dataset(dict.fromkeys(datasets.SPLITS, split), 10, 255)
+    small = datasets.averaged_down(data, 3, color=True).splits["test"].images
+    assert small.shape == (3, 3, 3, 3) and small.dtype == np.float32
+    for i, j in np.ndindex(3, 3):
+        block = images[:, 2 * i : 2 * i + 2, 2 * j : 2 * j + 2]
+        np.testing.assert_allclose(small[:, i, j], block.mean(axis=(1, 2)) / 255, rtol=1e-6)
+    with pytest.raises(ValueError, match="color belongs to side"):
+        image_classifier("digits", color=True)
+
+
 def test_rejects_an_unknown_name():
     with pytest.raises(ValueError, match="'svhn'; known: digits, mnist, fashion_mnist"):
         datasets.load_dataset("svhn")

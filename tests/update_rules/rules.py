@@ -7,6 +7,7 @@ import optax
 import pytest
 
 from learned_opt.update_rules import hand_designed, hierarchy
+from learned_opt.update_rules.by_label import by_label
 from learned_opt.update_rules.celo2 import celo2
 from learned_opt.update_rules.learned_muon import learned_muon
 from learned_opt.update_rules.lstm import lstm
@@ -42,6 +43,10 @@ RULES = {
     "celo2": celo2(),
     "celo2_base": celo2(orthogonalize=False, vectors="rule"),
     "learned_muon": learned_muon(),
+    "by_label": by_label(
+        {"matrix": lstm((4, 3)), "rest": lstm((3,), preprocess=None)},
+        lambda path, param: "matrix" if len(param.shape) > 1 else "rest",
+    ),
 }
 
 # The rules that take complex parameters, and what of optax they must agree with.
@@ -68,7 +73,7 @@ every_rule = pytest.mark.parametrize(
 def make_theta(name, seed=0):
     """θ of a rule, moved off its start so that a learned rule moves the parameters."""
     theta = RULES[name].init(jax.random.key(seed))
-    if not name.startswith(("lstm", "rnnprop", "learned_muon")):
+    if not name.startswith(("lstm", "rnnprop", "learned_muon", "by_label")):
         return theta
     leaves, treedef = jax.tree.flatten(theta)
     keys = jax.random.split(jax.random.key(seed + 1), len(leaves))

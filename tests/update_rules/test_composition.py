@@ -185,7 +185,11 @@ def test_sharded_parameters_give_the_one_device_result(name, axis_type):
         return jax.device_put(x, NamedSharding(mesh, spec))
 
     state = jax.device_put(state, NamedSharding(mesh, P()))
-    if name in ("muon", "learned_muon"):  # states are masked, each leaf shaped like its parameter
+    if name in (
+        "muon",
+        "learned_muon",
+        "by_label",
+    ):  # masked, leaves like parameters
         state = optax.tree.map_params(tx, lambda s: shard(s, s), state)
     else:
         state = optax.tree.map_params(tx, shard, state, params)
@@ -233,7 +237,7 @@ def _axes(x):
     return spec[:2]
 
 
-@pytest.mark.parametrize("name", ["lstm", "hierarchy.nadam", "adam"])
+@pytest.mark.parametrize("name", ["lstm", "by_label", "hierarchy.nadam", "adam"])
 @pytest.mark.parametrize("axis_type", ["Auto", "Explicit"])
 def test_state_is_sharded_as_that_of_adam(name, axis_type):
     mesh = jax.make_mesh((8,), ("shards",), (getattr(AxisType, axis_type),))
@@ -260,7 +264,7 @@ def test_state_is_sharded_as_that_of_adam(name, axis_type):
         assert_same_types(new_state, state)
 
 
-@pytest.mark.parametrize("name", ["lstm", "hierarchy.nadam", "adam"])
+@pytest.mark.parametrize("name", ["lstm", "by_label", "hierarchy.nadam", "adam"])
 @pytest.mark.parametrize("kind", ["linen", "nnx"])
 def test_names_of_axes_carry_over_to_the_state(name, kind):
     mesh = jax.make_mesh((8,), ("shards",), (AxisType.Auto,))
