@@ -247,7 +247,7 @@ def config_of(**changes):
         ({"curriculum": ((50, {"unroll_length": 10}),)}, "between 0 and num_meta_steps"),
         (
             {"curriculum": ((6, {"seed": 1}),)},
-            "curriculum cannot change seed; it can unroll_length",
+            "curriculum cannot change seed; it can horizon, unroll_length",
         ),
         ({"curriculum": ((6, 10),)}, r"curriculum must be pairs \(step, \{field: value, …\}\)"),
         ({"curriculum": ((6, {"learning_rate": 0.0}),)}, "learning_rate must be positive"),
