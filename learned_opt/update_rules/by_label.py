@@ -75,7 +75,14 @@ def by_label(
     def transform(theta: Theta) -> optax.GradientTransformationExtraArgs:
         checks.check_theta(theta, theta_shapes, rule="by_label")
         parts = {label: rule.transform(theta[label]) for label, rule in rules.items()}
-        return optax.partition(parts, functools.partial(labels, label_fn, tuple(rules)))
+        tx = optax.partition(parts, functools.partial(labels, label_fn, tuple(rules)))
+
+        def update_fn(updates, state, params=None, **extra_args: Any):
+            if params is not None:
+                checks.check_same_tree(updates, params)
+            return tx.update(updates, state, params, **extra_args)
+
+        return optax.GradientTransformationExtraArgs(tx.init, update_fn)
 
     return UpdateRule(
         init,

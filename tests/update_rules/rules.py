@@ -44,8 +44,8 @@ RULES = {
     "celo2_base": celo2(orthogonalize=False, vectors="rule"),
     "learned_muon": learned_muon(),
     "by_label": by_label(
-        {"matrix": lstm((4, 3)), "rest": lstm((3,), preprocess=None)},
-        lambda path, param: "matrix" if len(param.shape) > 1 else "rest",
+        {"bias": lstm((4, 3)), "rest": lstm((3,), preprocess=None)},
+        lambda path, param: "bias" if path.startswith("['b") else "rest",
     ),
 }
 
