@@ -218,8 +218,11 @@ def _boxed(kind, mesh):
 
 def _named(tree, specs):
     """The size of the axis that is named, for every leaf with a named axis."""
-    found = jax.tree.leaves(specs(tree), is_leaf=lambda x: isinstance(x, P))
-    leaves = jax.tree.leaves(tree)
+    is_spec = lambda x: isinstance(x, P)  # noqa: E731
+    is_masked = lambda x: isinstance(x, optax.MaskedNode)  # noqa: E731
+    tree = jax.tree.map(lambda x: None if is_masked(x) else x, tree, is_leaf=is_masked)
+    found = jax.tree.broadcast(specs(tree), tree, is_leaf=is_spec)  # as jit takes them
+    found, leaves = jax.tree.leaves(found, is_leaf=is_spec), jax.tree.leaves(tree)
     assert len(found) == len(leaves)
     return {
         leaf.shape[list(spec).index("shards")]
