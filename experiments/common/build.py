@@ -30,8 +30,8 @@ TASKS: dict[str, Callable[..., Task]] = {
     "style_transfer": tasks.style_transfer,
     "documentation": documentation_model,
     "perceptron_family": tasks.perceptron_family,
-    "rescaled": lambda task, decades=1.0, per="tensor", data_dir=None: tasks.Rescaled(
-        make_task(task, data_dir), decades, per
+    "rescaled": lambda task, decades=1.0, per="tensor", signs=False, data_dir=None: tasks.Rescaled(
+        make_task(task, data_dir), decades, per, signs
     ),
 }
 

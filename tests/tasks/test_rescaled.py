@@ -61,6 +61,39 @@ def test_adam_goes_the_same_way_with_a_rate_divided_by_alpha():
     np.testing.assert_allclose(losses, _path(adam(0.01), TASK, (), plain)[0], rtol=1e-4)
 
 
+@pytest.mark.parametrize("tx", [optax.sgd(0.3, 0.9), optax.adam(0.01)], ids=["momentum", "adam"])
+def test_odd_rules_go_the_same_way_with_random_signs(tx):
+    task = Rescaled(TASK, 0.0, "coordinate", signs=True)
+    instance = task.sample(jax.random.key(1))
+    params, plain = task.init(jax.random.key(2), instance), TASK.init(jax.random.key(2), ())
+    losses, params = _path(tx, task, instance, params)
+    wanted, plain = _path(tx, TASK, (), plain)
+    np.testing.assert_allclose(losses, wanted, rtol=1e-5)
+    params = jax.tree.map(jnp.multiply, params, instance["scales"])
+    chex.assert_trees_all_close(params, plain, rtol=1e-4, atol=1e-5)
+    leaning, _ = _path(_leaning(tx), task, instance, task.init(jax.random.key(2), instance))
+    assert not np.allclose(leaning[1:], wanted[1:], rtol=1e-3)
+
+
+def _leaning(tx):
+    """The rule with steps a little longer upwards than downwards."""
+    longer = optax.stateless(lambda u, _: jax.tree.map(lambda x: x + 0.2 * jnp.abs(x), u))
+    return optax.chain(tx, longer)
+
+
+def test_half_of_the_signs_are_negative():
+    draws = Rescaled(Quadratic(2000), 1.0, "coordinate", signs=True).sample(jax.random.key(0))
+    np.testing.assert_allclose((draws["scales"] < 0).mean(), 0.5, atol=0.05)
+    assert 0.1 <= jnp.abs(draws["scales"]).min() <= jnp.abs(draws["scales"]).max() <= 10
+    tensor = Rescaled(TASK, 0.0, "tensor", signs=True)
+    signs = [
+        float(x)
+        for n in range(20)
+        for x in jax.tree.leaves(tensor.sample(jax.random.key(n))["scales"])
+    ]
+    assert set(signs) == {1.0, -1.0}
+
+
 def test_scales_are_log_uniform_and_shared_as_said():
     tensor = Rescaled(TASK, 1.0, "tensor").sample(jax.random.key(0))["scales"]
     assert len({float(x) for x in jax.tree.leaves(tensor)}) == 4
@@ -78,3 +111,5 @@ def test_bad_choices_are_refused():
         Rescaled(TASK, 1.0, "layer")
     with pytest.raises(ValueError, match="decades must be finite and not negative"):
         Rescaled(TASK, -1.0)
+    with pytest.raises(ValueError, match="signs must be True or False, got 'yes'"):
+        Rescaled(TASK, signs="yes")
