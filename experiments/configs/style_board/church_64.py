@@ -21,9 +21,10 @@ def get_config() -> ConfigDict:
         {
             "seed": 0,
             "task": {"name": "style_transfer", "style": ("church_at_auvers",), "size": 64},
-            "rules": ("lstm_style", "adam", "momentum", "nesterov", "rmsprop", "lbfgs"),
+            "rules": ("lstm_style", "adam", "sgd", "momentum", "nesterov", "rmsprop", "lbfgs"),
             "rates": {
                 "adam": (0.03, 0.6),
+                "sgd": (30.0, 600.0),
                 "momentum": (3.0, 60.0),
                 "nesterov": (3.0, 60.0),
                 "rmsprop": (0.003, 0.1),
