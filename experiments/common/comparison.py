@@ -40,6 +40,8 @@ TUNING = {
     "window": 1,  # ... after this many last updates
 }
 
+MOST_LINES = 6  # in a panel
+
 
 class Entry(NamedTuple):
     """A rule in a comparison.
@@ -358,7 +360,7 @@ def draw_losses(
     ylabel: str = "training loss",
     more: Mapping[str, Mapping[str, np.ndarray]] = MappingProxyType({}),
 ) -> Path:
-    """Draws the loss curves.
+    """Draws the loss curves, six at most: the title names the tuned rules that are left out.
 
     Args:
       results: from `compare_rules`.
@@ -372,8 +374,20 @@ def draw_losses(
       The path of losses.png.
     """
     num_seeds, path = results[0].summary["num_seeds"], workdir / "losses.png"
+    last = {r.label: float(np.nan_to_num(r.losses[:, -1].mean(), nan=np.inf)) for r in results}
+    tuned = [r.label for r in results if "tuning" in r.summary]
+    left_out = sorted(tuned, key=lambda label: last[label])[::-1][
+        : max(0, len(results) - MOST_LINES)
+    ]
+    heading = f"{title}, {num_seeds} runs"
+    if left_out:
+        heading += f"\nnot drawn: {', '.join(left_out)}"
+    panels = {heading: {r.label: r.losses for r in results}, **more}
     curves.loss_curves(
-        {f"{title}, {num_seeds} runs": {r.label: r.losses for r in results}, **more},
+        {
+            name: {label: losses for label, losses in lines.items() if label not in left_out}
+            for name, lines in panels.items()
+        },
         path,
         ylabel=f"{ylabel}, mean ± standard error",
         marks=marks,
