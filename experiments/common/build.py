@@ -15,6 +15,7 @@ from experiments.common.lookup import find, find_file, run_theirs
 from learned_opt import tasks, update_rules
 from learned_opt.meta_training import NRES, PES, FullES, Imitation, TruncatedBPTT, TruncatedES
 from learned_opt.pretrained import load_pretrained, load_rule_file, pretrained_names
+from learned_opt.tasks.augmentations import AUGMENTATIONS
 from learned_opt.theta_files import load_metadata, load_theta
 from learned_opt.types import Estimator, Task, Theta, UpdateRule
 
@@ -32,6 +33,15 @@ TASKS: dict[str, Callable[..., Task]] = {
     "perceptron_family": tasks.perceptron_family,
     "rescaled": lambda task, decades=1.0, per="tensor", signs=False, data_dir=None: tasks.Rescaled(
         make_task(task, data_dir), decades, per, signs
+    ),
+    "with_penalty": lambda task, l2=0.0, l1=0.0, data_dir=None: tasks.WithPenalty(
+        make_task(task, data_dir), l2, l1
+    ),
+    "with_weight_noise": lambda task, std=0.01, data_dir=None: tasks.WithWeightNoise(
+        make_task(task, data_dir), std
+    ),
+    "augmented": lambda task, transforms=(), data_dir=None: tasks.Augmented(
+        make_task(task, data_dir), tuple(make_transform(t) for t in transforms)
     ),
 }
 
@@ -111,6 +121,17 @@ def make_task(config: Mapping[str, Any], data_dir: str | None = None) -> Task:
             f"{', '.join(missing)}"
         )
     return task
+
+
+def make_transform(config: Mapping[str, Any] | str) -> Callable[..., Any]:
+    """Makes the augmentation that a config describes, for example `{'name': 'mixup'}`.
+
+    Raises:
+      ValueError: an unknown name or argument, or a value that the augmentation refuses.
+    """
+    settings = {"name": config} if isinstance(config, str) else _settings(config)
+    name: Any = settings.pop("name", None)
+    return _call("transform", name, find("transform", name, AUGMENTATIONS), settings)
 
 
 def make_rule(config: Mapping[str, Any] | str) -> UpdateRule:

@@ -19,7 +19,15 @@ from learned_opt.unroll import checked_loss
 @functools.partial(
     jax.tree_util.register_dataclass,
     data_fields=["task"],
-    meta_fields=["rule", "teacher_rate", "num_tasks", "unroll_length", "horizon", "mesh"],
+    meta_fields=[
+        "rule",
+        "teacher_rate",
+        "teacher_final_rate",
+        "num_tasks",
+        "unroll_length",
+        "horizon",
+        "mesh",
+    ],
 )
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Imitation:
@@ -37,7 +45,10 @@ class Imitation:
     Attributes:
       task: the distribution of inner problems.
       rule: the update rule whose θ is trained.
-      teacher_rate: Adam's learning rate.
+      teacher_rate: Adam's learning rate, η.
+      teacher_final_rate: with it, Adam's learning rate comes down from η to this η′ over the
+        H steps of the horizon, η′ + (η − η′)(1 + cos(πt/H))/2: the rule can know the time from its
+        state alone.
       num_tasks: N, problems in flight (over all devices).
       unroll_length: T, steps in a segment.
       horizon: steps in one inner optimization; a multiple of T.
@@ -57,12 +68,19 @@ class Imitation:
     unroll_length: int
     horizon: int
     mesh: Mesh | None = None
+    teacher_final_rate: float | None = None
 
     def __post_init__(self):
         """Checks the static fields."""
         problems.check_sizes(self)
         if not self.teacher_rate > 0:
             raise ValueError(f"teacher_rate must be positive, got {self.teacher_rate}")
+        final = self.teacher_final_rate
+        if final is not None and not 0 < final <= self.teacher_rate:
+            raise ValueError(
+                f"teacher_final_rate must be positive and at most teacher_rate "
+                f"({self.teacher_rate}), got {final}"
+            )
 
     def init(self, key: Key, theta: Theta) -> Problems:
         """Draws the N problems, staggered over the horizon."""
@@ -106,30 +124,36 @@ class Imitation:
             self._both(theta), task, key, state, horizon=self.horizon
         )
 
+        def teach(inner, t):
+            params, (adam_state, rule_state) = inner.params, inner.opt_state
+            loss, grads = jax.value_and_grad(checked_loss, argnums=1)(
+                task, params, inner.instance, jax.random.fold_in(key, t)
+            )
+            wanted, adam_state = self._teacher().update(grads, adam_state, params)
+            moved = optax.apply_updates(params, wanted)
+            inner = inner._replace(params=moved, opt_state=(adam_state, rule_state))
+            return inner, (params, loss, grads, wanted)
+
+        # θ has no part in this: differentiated with the rule, it would be computed twice.
+        last, lesson = jax.lax.scan(teach, inner, jnp.arange(self.unroll_length))
+
         def distance(theta):
-            rule = problems.inner_transform(self.rule)(theta)
+            rule = optax.with_extra_args_support(problems.inner_transform(self.rule)(theta))
 
             @jax.checkpoint
-            def step(inner, t):
-                params, (adam_state, rule_state) = inner.params, inner.opt_state
-                loss, grads = jax.value_and_grad(checked_loss, argnums=1)(
-                    task, params, inner.instance, jax.random.fold_in(key, t)
-                )
+            def step(rule_state, lesson):
+                params, loss, grads, wanted = lesson
                 # what a rule may look at, as in `unroll.inner_step`
                 seen = {"value": loss, "grad": grads}
-                wanted, adam_state = self._teacher().update(grads, adam_state, params)
-                given, rule_state = optax.with_extra_args_support(rule).update(
-                    grads, rule_state, params, **seen
-                )
+                given, rule_state = rule.update(grads, rule_state, params, **seen)
                 error = optax.tree.norm(optax.tree.sub(given, wanted), squared=True)
-                error = error / (optax.tree.norm(wanted, squared=True) + 1e-20)
-                params = optax.apply_updates(params, wanted)
-                return inner._replace(params=params, opt_state=(adam_state, rule_state)), error
+                return rule_state, error / (optax.tree.norm(wanted, squared=True) + 1e-20)
 
-            last, errors = jax.lax.scan(step, inner, jnp.arange(self.unroll_length))
-            return errors.mean(), last
+            rule_state, errors = jax.lax.scan(step, inner.opt_state[1], lesson)
+            return errors.mean(), rule_state
 
-        (error, last), grads = jax.value_and_grad(distance, has_aux=True)(theta)
+        (error, rule_state), grads = jax.value_and_grad(distance, has_aux=True)(theta)
+        last = last._replace(opt_state=(last.opt_state[0], rule_state))
         finite = jnp.isfinite(error) & jnp.isfinite(optax.tree.norm(grads))
         grads, error = jax.tree.map(lambda x: jnp.where(finite, x, 0), (grads, error))
         step = jnp.where(finite, begun + self.unroll_length, self.horizon)
@@ -145,4 +169,10 @@ class Imitation:
         return optax.GradientTransformation(init, optax.identity().update)
 
     def _teacher(self) -> optax.GradientTransformation:
-        return optax.adam(self.teacher_rate)
+        if self.teacher_final_rate is None:
+            return optax.adam(self.teacher_rate)
+        return optax.adam(
+            optax.cosine_decay_schedule(
+                self.teacher_rate, self.horizon, self.teacher_final_rate / self.teacher_rate
+            )
+        )

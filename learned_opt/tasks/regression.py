@@ -124,8 +124,21 @@ class Regression:
         """
         del instance
         datasets.check_split(split, tuple(self.inputs))
-        rows = jax.random.randint(key, (self.batch_size,), 0, len(self.inputs[split]))
-        return self._errors(params, split, rows).mean()
+        return self._errors(params, split, self._draw(key, split)).mean()
+
+    def minibatch(self, key: Key, split: str = "train") -> tuple[jax.Array, jax.Array]:
+        """The minibatch that `loss` draws: inputs in the network's units, and targets."""
+        datasets.check_split(split, tuple(self.inputs))
+        return self._examples(split, self._draw(key, split), jnp.float32)
+
+    def batch_loss(
+        self, params: Params, inputs: jax.Array, targets: jax.Array, key: Key | None = None
+    ) -> Scalar:
+        """The mean squared error of a minibatch as `minibatch` gives it; `key` is not used."""
+        del key
+        dtype = jax.tree.leaves(params)[0].dtype
+        found = self.network.apply(params, inputs.astype(dtype))
+        return jnp.square(found - targets.astype(dtype)).mean()
 
     def evaluate(self, params: Params, instance: tuple[()], split: str) -> Metrics:
         """Returns the mean squared error over a whole split, `{"loss": …}`.
@@ -145,10 +158,15 @@ class Regression:
 
     def _errors(self, params: Params, split: str, rows: jax.Array) -> jax.Array:
         """The mean squared error of each example."""
-        dtype = jax.tree.leaves(params)[0].dtype
-        inputs = self.inputs[split][rows].astype(dtype) / self.scale
-        wanted = inputs if self.targets is None else self.targets[split][rows].astype(dtype)
+        inputs, wanted = self._examples(split, rows, jax.tree.leaves(params)[0].dtype)
         return jnp.square(self.network.apply(params, inputs) - wanted).mean(axis=1)
+
+    def _draw(self, key: Key, split: str) -> jax.Array:
+        return jax.random.randint(key, (self.batch_size,), 0, len(self.inputs[split]))
+
+    def _examples(self, split: str, rows: jax.Array, dtype: Any) -> tuple[jax.Array, jax.Array]:
+        inputs = self.inputs[split][rows].astype(dtype) / self.scale
+        return inputs, inputs if self.targets is None else self.targets[split][rows].astype(dtype)
 
 
 def _rows(split: str, values: Any) -> np.ndarray:

@@ -15,18 +15,23 @@ KEY = jax.random.key(0)
 SETTINGS = dict(task=Quadratic(3), num_tasks=2, unroll_length=4, horizon=8)
 
 
-def test_equals_a_loop():
+@pytest.mark.parametrize("final_rate", [None, 0.02])
+def test_equals_a_loop(final_rate):
     rule = lstm((3,), preprocess=None)
     rng = np.random.default_rng(0)
     theta = jax.tree.map(
         lambda x: jnp.asarray(rng.normal(0, 0.5, x.shape), x.dtype), rule.init(KEY)
     )
-    estimator = Imitation(rule=rule, teacher_rate=0.1, **SETTINGS)
+    settings = SETTINGS | {"teacher_rate": 0.1, "teacher_final_rate": final_rate}
+    estimator = Imitation(rule=rule, **settings)
     state = estimator.init(KEY, theta)
     assert state.inner_step.tolist() == [0, 4]
+    rates = [0.1] * 4  # the first four of a horizon of eight
+    if final_rate:
+        rates = [0.02 + 0.08 * (1 + np.cos(np.pi * t / 8)) / 2 for t in range(4)]
 
     def distance(theta, n):
-        tx, teacher = rule.transform(theta), optax.adam(0.1)
+        tx, teacher = rule.transform(theta), optax.adam(1.0)
         inner = jax.tree.map(lambda x: x[n], state.inner)
         key = jax.random.split(jax.random.fold_in(KEY, n))[1]
         params = inner.params
@@ -34,6 +39,7 @@ def test_equals_a_loop():
         for t in range(4):
             g = jax.grad(estimator.task.loss)(params, inner.instance, jax.random.fold_in(key, t))
             a, adam_state = teacher.update(g, adam_state)
+            a = rates[t] * a
             u, rule_state = tx.update(g, rule_state)
             total += jnp.sum((u - a) ** 2) / jnp.sum(a**2) / 4
             params = params + a
@@ -77,6 +83,8 @@ def _only(name):
         ({"horizon": 6}, "must be a multiple of unroll_length"),
         ({"num_tasks": 0}, "num_tasks must be at least 1"),
         ({"teacher_rate": 0.0}, "teacher_rate must be positive"),
+        ({"teacher_final_rate": 0.2}, "must be positive and at most teacher_rate"),
+        ({"teacher_final_rate": 0.0}, "must be positive and at most teacher_rate"),
     ],
 )
 def test_bad_settings_are_refused(settings, message):
