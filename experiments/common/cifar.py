@@ -33,34 +33,55 @@ def paper_cifar() -> dict[str, Any]:
     }
 
 
-def lstm_training(task: dict[str, Any]) -> ConfigDict:
-    """Two LSTMs, for convolution kernels and for the rest, on horizons of 100, 300 and 1,000.
+_LSTM = {"name": "lstm", "hidden_sizes": (20, 20), "preprocess": "log_sign"}
+_LSTMS = {"name": "by_label", "rules": {"conv": _LSTM, "rest": _LSTM}}
 
-    The last stage weights losses by their step; θ is chosen by the loss after 1,000 steps.
-    """
-    lstm = {"name": "lstm", "hidden_sizes": (20, 20), "preprocess": "log_sign"}
-    late = {"learning_rate": 3e-4, "final_learning_rate": 3e-6, "weight_power": 1.0}
+
+def imitation(task: dict[str, Any]) -> ConfigDict:
+    """Two LSTMs, for convolution kernels and for the rest, learn to make Adam's steps."""
     return ConfigDict(
         {
             "seed": 0,
             "task": task,
-            "rule": {"name": "by_label", "rules": {"conv": lstm, "rest": lstm}},
-            "num_meta_steps": 1_700,
+            "rule": _LSTMS,
+            "estimator": {"name": "imitation", "teacher_rate": 0.0056},
+            "num_meta_steps": 120,
             "num_tasks": 4,
-            "unroll_length": 20,
-            "curriculum": (
-                (1_000, {"horizon": 300, "unroll_length": 50}),
-                (1_300, {"horizon": 1_000, "unroll_length": 100, "learning_rate": 1e-3}),
-                (1_600, late),
-            ),
-            "horizon": 100,
+            "unroll_length": 50,
+            "horizon": 1_000,
             "learning_rate": 3e-3,
-            "final_learning_rate": 3e-5,
+            "final_learning_rate": 3e-4,
+            "clip_norm": 1.0,
+            "probe": ({"name": "cifar", "task": task, "num_steps": 1_000, "num_seeds": 2},),
+            "validate_every": 40,
+            "log_every": 10,
+            "save_every": 40,
+        }
+    )
+
+
+def lstm_training(task: dict[str, Any]) -> ConfigDict:
+    """The two LSTMs go on from there, by truncated backpropagation on horizons of 1,000.
+
+    Coordinates have random signs, see `Rescaled`. θ is chosen by the loss after 1,000 steps.
+    """
+    flipped = {"name": "rescaled", "task": task, "decades": 0.0, "per": "coordinate", "signs": True}
+    return ConfigDict(
+        {
+            "seed": 0,
+            "task": flipped,
+            "rule": _LSTMS,
+            "num_meta_steps": 600,
+            "num_tasks": 4,
+            "unroll_length": 100,
+            "horizon": 1_000,
+            "learning_rate": 5e-4,
+            "final_learning_rate": 1e-5,
             "clip_norm": 1.0,
             "replay_fraction": 0.3,
-            "probe": ({"name": "cifar", "task": task, "num_steps": 1_000, "num_seeds": 2},),
-            "validate_every": 100,
+            "probe": ({"name": "cifar", "task": task, "num_steps": 1_000, "num_seeds": 4},),
+            "validate_every": 50,
             "log_every": 10,
-            "save_every": 100,
+            "save_every": 50,
         }
     )

@@ -153,7 +153,8 @@ class WithWeightNoise(_Regularized):
     def _noisy(self, params: Params, key: Key) -> Params:
         leaves, treedef = jax.tree.flatten(params)
         keys = jax.random.split(jax.random.fold_in(key, _SALT), len(leaves))
-        return treedef.unflatten(
+        noisy = [
             w + self.std * jax.random.normal(k, w.shape, w.dtype) if jnp.ndim(w) >= 2 else w
             for k, w in zip(keys, leaves, strict=True)
-        )
+        ]
+        return jax.tree.unflatten(treedef, noisy)
