@@ -1,6 +1,7 @@
 """Which optimizer is better: search spaces, studies of many trials, and their statistics."""
 
 from learned_opt.studies import inclusion, spaces, statistics
+from learned_opt.studies.early_stopping import Stopped, stop_early
 from learned_opt.studies.lanes import Lanes, default_lanes, run_lanes, start_loss
 from learned_opt.studies.spaces import SearchSpace, load_space
 from learned_opt.studies.study import digest, run_study
@@ -11,6 +12,7 @@ from learned_opt.studies.tuning import Tuned, tune
 __all__ = [
     "Lanes",
     "SearchSpace",
+    "Stopped",
     "TrialStore",
     "Tuned",
     "default_lanes",
@@ -24,6 +26,7 @@ __all__ = [
     "scores",
     "spaces",
     "start_loss",
+    "stop_early",
     "statistics",
     "tune",
     "write_trials_table",
