@@ -40,6 +40,12 @@ TASKS: dict[str, Callable[..., Task]] = {
     "with_weight_noise": lambda task, std=0.01, data_dir=None: tasks.WithWeightNoise(
         make_task(task, data_dir), std
     ),
+    "with_gradient_noise": lambda task, std=1.0, decades=2.0, data_dir=None: (
+        tasks.WithGradientNoise(make_task(task, data_dir), std, decades)
+    ),
+    "with_batch_sizes": lambda task, halvings=3, data_dir=None: tasks.WithBatchSizes(
+        make_task(task, data_dir), halvings
+    ),
     "augmented": lambda task, transforms=(), data_dir=None: tasks.Augmented(
         make_task(task, data_dir), tuple(make_transform(t) for t in transforms)
     ),

@@ -6,6 +6,7 @@ from learned_opt.tasks.convex_term import WithConvexTerm
 from learned_opt.tasks.families import PerceptronFamily, perceptron_family
 from learned_opt.tasks.flax_model import FlaxTask, from_flax
 from learned_opt.tasks.language_model import LanguageModel, language_model
+from learned_opt.tasks.noisy import WithBatchSizes, WithGradientNoise
 from learned_opt.tasks.quadratic import Quadratic
 from learned_opt.tasks.regression import Regression, autoencoder, regression
 from learned_opt.tasks.regularized import WithPenalty, WithWeightNoise
@@ -25,7 +26,9 @@ __all__ = [
     "Rescaled",
     "StyleTransfer",
     "Surface",
+    "WithBatchSizes",
     "WithConvexTerm",
+    "WithGradientNoise",
     "WithPenalty",
     "WithWeightNoise",
     "autoencoder",

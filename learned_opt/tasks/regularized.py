@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -20,10 +21,15 @@ class _Regularized:
 
     task: Any
 
-    def __getattr__(self, name: str) -> Any:
-        if name in ("minibatch", "num_classes"):
-            return getattr(self.task, name)
-        raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
+    @property
+    def minibatch(self) -> Callable[..., tuple[jax.Array, jax.Array]]:
+        """The task's own minibatches, where it has any."""
+        return self.task.minibatch
+
+    @property
+    def num_classes(self) -> int:
+        """The task's number of classes, where it has any."""
+        return self.task.num_classes
 
     def sample(self, key: Key) -> Instance:
         """Draws a problem of the task."""

@@ -208,5 +208,7 @@ def test_bad_choices_are_refused(make, message):
 def test_tasks_without_minibatches_are_refused():
     with pytest.raises(TypeError, match="Quadratic has no minibatches that could be augmented"):
         Augmented(Quadratic(3), (Mixup(),))
+    with pytest.raises(TypeError, match="WithPenalty has no minibatches"):
+        Augmented(WithPenalty(Quadratic(3)), (Mixup(),))
     with pytest.raises(TypeError, match="a transform must be a function, got 'mixup'"):
         Augmented(DIGITS, ("mixup",))
