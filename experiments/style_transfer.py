@@ -1,10 +1,11 @@
-r"""Paints a photograph in the style of a painting, with any optimizer.
+r"""Paints a photograph in the style of a painting, with a learned rule or any other optimizer.
 
     python -m experiments.style_transfer --content=photo.jpg --style=painting.png --size=128 \
         --output=out.png [--rule=… --steps=… --save_every=…]
 
 Without arguments it gives scikit-learn's photograph of a Chinese palace the style of van Gogh's
-church at Auvers: nothing is downloaded, and it takes half a minute. `--content` and `--style` are
+church at Auvers, with the learned rule `lstm_style`: nothing is downloaded, and it takes less than
+a minute. `--content` and `--style` are
 paths, or one of the pictures that need no download: 'china' and 'flower'; 'church_at_auvers',
 'starry_night', 'scream' and 'minotaur'. The middle square of each is used. The style may be painted
 with a heavier hand: `--style_weight=30`.
@@ -171,7 +172,7 @@ if __name__ == "__main__":
     flags.DEFINE_string("output", "style_transfer.png", "the picture to write")
     flags.DEFINE_string(
         "rule",
-        "adam",
+        "lstm_style",
         "a pretrained or hand-designed rule, the path of a theta.npz, or 'module:name'",
     )
     flags.DEFINE_float("learning_rate", None, "of a hand-designed rule")
