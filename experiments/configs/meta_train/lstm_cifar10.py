@@ -1,10 +1,14 @@
 r"""Two LSTMs, one for convolution kernels and one for the rest, on the paper's CIFAR-10 network.
 
     python -m experiments.meta_train --config=experiments/configs/meta_train/lstm_cifar10.py \
-        --workdir=DIR
+        --config.start_from=START/theta.npz --workdir=DIR
 
+START is the work directory of lstm_cifar10_start.py.
 Small enough for a CPU: images averaged to 16×16, 8 channels, minibatches of 64. CIFAR-10 is read
 from TFDS_DATA_DIR or --data_dir.
+
+Expected: not run to its end, some 3 hours on one core. Mean loss over steps 0 to 99: 1.97 at the
+start, 1.92 after 200 meta-updates; tuned Adam 1.90.
 """
 
 from ml_collections import ConfigDict
