@@ -47,6 +47,21 @@ def test_a_task_from_ones_own_flax_model(capsys):
     assert loss < 0.8 and accuracy > 0.7
 
 
+def test_a_regularized_task():
+    (code,) = section("Regularize a task")
+    names: dict = {}
+    exec(compile(code, "README.md", "exec"), names)
+    task = names["task"]
+    params, key = task.init(jax.random.key(0), ()), jax.random.key(1)
+    inputs, targets = task.minibatch(key)
+    assert 0.0099 < targets.min() < targets.max() < 0.9101
+    plain, classifier = task.task.task.minibatch(key), task.task.task
+    assert not np.array_equal(inputs, plain[0])
+    kernels = [np.square(params[f"dense_{n}"]["kernel"]).sum() for n in (0, 1)]
+    wanted = classifier.batch_loss(params, inputs, targets, key) + 0.5e-4 * sum(kernels)
+    np.testing.assert_allclose(task.loss(params, (), key), wanted, rtol=1e-5)
+
+
 def test_meta_training_on_a_task_of_ones_own(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     code = smaller(
