@@ -3,45 +3,24 @@
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from learned_opt.tasks.checks import static
-from learned_opt.types import Instance, Key, Metrics, Params, Scalar
+from learned_opt.tasks.wrapped import Wrapped
+from learned_opt.types import Instance, Key, Params, Scalar
 from learned_opt.unroll import checked_loss
 
 _SALT = 0x4E0
 
 
 @dataclasses.dataclass(frozen=True)
-class _Regularized:
-    """What tasks with another training loss share: everything else is the task's own."""
-
-    task: Any
-
+class _Regularized(Wrapped):
     @property
     def minibatch(self) -> Callable[..., tuple[jax.Array, jax.Array]]:
         """The task's own minibatches, where it has any."""
         return self.task.minibatch
-
-    @property
-    def num_classes(self) -> int:
-        """The task's number of classes, where it has any."""
-        return self.task.num_classes
-
-    def sample(self, key: Key) -> Instance:
-        """Draws a problem of the task."""
-        return self.task.sample(key)
-
-    def init(self, key: Key, instance: Instance) -> Params:
-        """Draws the task's starting parameters."""
-        return self.task.init(key, instance)
-
-    def evaluate(self, params: Params, instance: Instance, split: str) -> Metrics:
-        """The task's own metrics: no penalty, no noise."""
-        return self.task.evaluate(params, instance, split)
 
 
 def weights(params: Params) -> list[jax.Array]:
