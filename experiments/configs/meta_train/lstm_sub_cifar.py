@@ -1,8 +1,9 @@
 r"""LSTM-sub: as lstm_cifar10.py, but it never sees the labels of CIFAR-5 and CIFAR-2.
 
     python -m experiments.meta_train --config=experiments/configs/meta_train/lstm_sub_cifar.py \
-        --workdir=DIR
+        --config.start_from=START/theta.npz --workdir=DIR
 
+START is the work directory of lstm_sub_cifar_start.py.
 Trained on dogs, frogs, horses, ships and trucks; CIFAR-5 is airplanes, automobiles, birds, cats and
 deer, and CIFAR-2 the first two of them.
 """
