@@ -4,11 +4,10 @@ r"""Paints a photograph in the style of a painting, with a learned rule or any o
         --output=out.png [--rule=… --steps=… --save_every=…]
 
 Without arguments it gives scikit-learn's photograph of a Chinese palace the style of van Gogh's
-church at Auvers, with the learned rule `lstm_style`: nothing is downloaded, and it takes less than
-a minute. `--content` and `--style` are
-paths, or one of the pictures that need no download: 'china' and 'flower'; 'church_at_auvers',
-'starry_night', 'scream' and 'minotaur'. The middle square of each is used. The style may be painted
-with a heavier hand: `--style_weight=30`.
+church at Auvers, with the learned rule `lstm_style`: nothing is downloaded, and it takes half a
+minute. `--content` and `--style` are paths, or one of the pictures that need no download: 'china'
+and 'flower'; 'church_at_auvers', 'starry_night', 'scream' and 'minotaur'. The middle square of each
+is used. The style may be painted with a heavier hand: `--style_weight=30`.
 """
 
 import functools

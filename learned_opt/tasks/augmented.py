@@ -26,6 +26,31 @@ class Supervised(Protocol):
         """The loss of a minibatch; `key` draws dropout, None for none."""
 
 
+def abstract_inputs(wrapper: Any) -> jax.ShapeDtypeStruct | None:
+    """The inputs of a minibatch of a wrapper's task; None while a PyTree of no task is rebuilt.
+
+    Raises:
+      TypeError: the task has no minibatches that could be changed.
+    """
+    if not isinstance(wrapper.task, Task):
+        return None
+    if not hasattr(wrapper.task, "minibatch"):
+        raise TypeError(
+            f"{type(wrapper.task).__name__} has no minibatches that could be changed: give "
+            f"{type(wrapper).__name__} an image classifier or a regression, and wrap the result"
+        )
+    return jax.eval_shape(wrapper.task.minibatch, jax.random.key(0))[0]
+
+
+def _num_transforms(task: Any) -> int:
+    """How many transforms a task has by itself: those around it draw from other keys."""
+    count = 0
+    while task is not None:
+        count += len(getattr(task, "transforms", ()))
+        task = getattr(task, "task", None)
+    return count
+
+
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Augmented(Wrapped):
@@ -59,14 +84,9 @@ class Augmented(Wrapped):
 
     def __post_init__(self) -> None:
         """Checks that the transforms suit the task; not while a PyTree of anything is rebuilt."""
-        if not isinstance(self.task, Task):
+        inputs = abstract_inputs(self)
+        if inputs is None:
             return
-        if not hasattr(self.task, "minibatch"):
-            raise TypeError(
-                f"{type(self.task).__name__} has no minibatches that could be augmented: give "
-                "Augmented an image classifier or a regression, and wrap the result"
-            )
-        inputs, _ = jax.eval_shape(self.task.minibatch, jax.random.key(0))
         for transform in self.transforms:
             if not callable(transform):
                 raise TypeError(f"a transform must be a function, got {transform!r}")
@@ -83,7 +103,7 @@ class Augmented(Wrapped):
         """The task's minibatch; that of 'train' is changed."""
         inputs, targets = self.task.minibatch(key, split)
         if split == "train":
-            for n, transform in enumerate(self.transforms):
+            for n, transform in enumerate(self.transforms, _num_transforms(self.task)):
                 own = jax.random.fold_in(jax.random.fold_in(key, _SALT), n)
                 inputs, targets = transform(own, inputs, targets)
         return inputs, targets

@@ -30,6 +30,13 @@ def positive(name: str, value: Any) -> int:
     return number
 
 
+def not_negative(**values: float) -> None:
+    """Raises a `ValueError` that names the first number that is negative or not finite."""
+    for name, value in values.items():
+        if not 0 <= value < math.inf:
+            raise ValueError(f"{name} must be finite and not negative, got {value}")
+
+
 def check_splits(
     splits: Mapping[str, tuple[Any, Any]], num_classes: int
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:

@@ -1,13 +1,12 @@
 """A task with a convex term added to its loss, which needs care with step sizes of its own."""
 
 import dataclasses
-import math
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from learned_opt.tasks.checks import positive, static
+from learned_opt.tasks.checks import not_negative, positive, static
 from learned_opt.types import Instance, Key, Metrics, Params, Scalar, Task
 from learned_opt.unroll import checked_loss
 
@@ -43,8 +42,7 @@ class WithConvexTerm:
     def __post_init__(self):
         """Checks the choices."""
         positive("num_dims", self.num_dims)
-        if not 0 <= self.log_range < math.inf:
-            raise ValueError(f"log_range must be finite and not negative, got {self.log_range}")
+        not_negative(log_range=self.log_range)
 
     def sample(self, key: Key) -> Instance:
         """Draws the task's problem, the minimum a and the scales s."""

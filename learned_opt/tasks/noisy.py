@@ -1,14 +1,13 @@
 """Tasks with noisier gradients, so that a rule meets every kind of noise while it is trained."""
 
 import dataclasses
-import math
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from learned_opt.tasks.augmented import Supervised
-from learned_opt.tasks.checks import static
+from learned_opt.tasks.augmented import Supervised, abstract_inputs
+from learned_opt.tasks.checks import not_negative, static
 from learned_opt.types import Instance, Key, Metrics, Params, Scalar
 from learned_opt.unroll import checked_loss
 
@@ -65,11 +64,7 @@ class WithGradientNoise:
 
     def __post_init__(self) -> None:
         """Checks the numbers."""
-        for name in ("std", "decades"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ValueError(
-                    f"{name} must be finite and not negative, got {getattr(self, name)}"
-                )
+        not_negative(std=self.std, decades=self.decades)
 
     def sample(self, key: Key) -> dict[str, Any]:
         """Draws a problem of the task, and its noise σ s."""
@@ -117,14 +112,9 @@ class WithBatchSizes:
 
     def __post_init__(self) -> None:
         """Checks that the minibatches can be halved; not while a PyTree of anything is rebuilt."""
-        if not hasattr(self.task, "sample"):
+        inputs = abstract_inputs(self)
+        if inputs is None:
             return
-        if not hasattr(self.task, "minibatch"):
-            raise TypeError(
-                f"{type(self.task).__name__} has no minibatches that could be smaller: give "
-                "WithBatchSizes an image classifier or a regression"
-            )
-        inputs, _ = jax.eval_shape(self.task.minibatch, jax.random.key(0))
         if self.halvings < 0 or len(inputs) % 2**self.halvings:
             raise ValueError(f"minibatches of {len(inputs)} cannot be halved {self.halvings} times")
 

@@ -1,13 +1,12 @@
 """Tasks whose training loss is not that of the examples alone: penalties and noise on weights."""
 
 import dataclasses
-import math
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 
-from learned_opt.tasks.checks import static
+from learned_opt.tasks.checks import not_negative, static
 from learned_opt.tasks.wrapped import Wrapped
 from learned_opt.types import Instance, Key, Params, Scalar
 from learned_opt.unroll import checked_loss
@@ -66,11 +65,7 @@ class WithPenalty(_Regularized):
 
     def __post_init__(self) -> None:
         """Checks the weights."""
-        for name in ("l2", "l1"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ValueError(
-                    f"{name} must be finite and not negative, got {getattr(self, name)}"
-                )
+        not_negative(l2=self.l2, l1=self.l1)
 
     def loss(self, params: Params, instance: Instance, key: Key, split: str = "train") -> Scalar:
         """The task's loss, with the penalty on 'train'."""
@@ -119,8 +114,7 @@ class WithWeightNoise(_Regularized):
 
     def __post_init__(self) -> None:
         """Checks σ."""
-        if not 0 <= self.std < math.inf:
-            raise ValueError(f"std must be finite and not negative, got {self.std}")
+        not_negative(std=self.std)
 
     def loss(self, params: Params, instance: Instance, key: Key, split: str = "train") -> Scalar:
         """The task's loss, at noisy weights on 'train'."""

@@ -1,13 +1,12 @@
 """A task in other units: what makes a rule learn steps that do not depend on them."""
 
 import dataclasses
-import math
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from learned_opt.tasks.checks import static
+from learned_opt.tasks.checks import not_negative, static
 from learned_opt.types import Key, Metrics, Params, Scalar, Task
 from learned_opt.unroll import checked_loss
 
@@ -53,8 +52,7 @@ class Rescaled:
             raise ValueError(
                 f"unknown per {self.per!r}: expected 'problem', 'tensor' or 'coordinate'"
             )
-        if not 0 <= self.decades < math.inf:
-            raise ValueError(f"decades must be finite and not negative, got {self.decades}")
+        not_negative(decades=self.decades)
         if not isinstance(self.signs, bool):
             raise ValueError(f"signs must be True or False, got {self.signs!r}")
 

@@ -163,6 +163,10 @@ def test_they_compose_in_order_and_with_penalties():
     both = Augmented(Augmented(DIGITS, (Shift(1),)), (LabelSmoothing(0.1),))
     x, y = both.minibatch(KEY)
     assert y.max() < 1 and (x != DIGITS.minibatch(KEY)[0]).any()
+    noise = (InputNoise(1.0),)
+    nested = Augmented(WithPenalty(Augmented(DIGITS, noise)), noise)  # two draws, not one twice
+    spread = (nested.minibatch(KEY)[0] - DIGITS.minibatch(KEY)[0]).std()
+    np.testing.assert_allclose(spread, 2**0.5, rtol=0.1)
     params = both.init(KEY, ())
     squares = sum(float((w**2).sum()) for w in jax.tree.leaves(params) if w.ndim == 2)
     for task in (WithPenalty(both, l2=0.5), Augmented(WithPenalty(both, l2=0.5), ())):
@@ -206,7 +210,9 @@ def test_bad_choices_are_refused(make, message):
 
 
 def test_tasks_without_minibatches_are_refused():
-    with pytest.raises(TypeError, match="Quadratic has no minibatches that could be augmented"):
+    with pytest.raises(
+        TypeError, match="Quadratic has no minibatches that could be changed: give Augmented"
+    ):
         Augmented(Quadratic(3), (Mixup(),))
     with pytest.raises(TypeError, match="WithPenalty has no minibatches"):
         Augmented(WithPenalty(Quadratic(3)), (Mixup(),))

@@ -104,7 +104,9 @@ def test_bad_choices_are_refused():
         WithGradientNoise(DIGITS, -1.0)
     with pytest.raises(ValueError, match="decades must be finite and not negative, got inf"):
         WithGradientNoise(DIGITS, 1.0, float("inf"))
-    with pytest.raises(TypeError, match="Quadratic has no minibatches that could be smaller"):
+    with pytest.raises(
+        TypeError, match="Quadratic has no minibatches that could be changed: give WithBatch"
+    ):
         WithBatchSizes(Quadratic(3))
     with pytest.raises(ValueError, match="minibatches of 16 cannot be halved 5 times"):
         WithBatchSizes(DIGITS, 5)

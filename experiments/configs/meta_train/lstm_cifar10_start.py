@@ -7,8 +7,8 @@ From a random θ, truncated backpropagation on horizons of 100, 300 and 1,000 fo
 at 1,000 steps than what it had after 200 meta-updates, a probe of .589. Adam's learning rate is the
 best of four a decade for the training loss after 1,000 steps.
 
-Run time: 6 minutes on one core. Expected: probe .554; training loss over 1,000 steps 1.575 (Adam
-1.525), at the end 1.425 (Adam 1.375).
+Run time: 6 minutes on one core. Expected: probe .554; in compare/cifar10.py a mean training loss
+over 1,000 steps of 1.572 (tuned Adam: 1.519).
 """
 
 from ml_collections import ConfigDict

@@ -22,5 +22,6 @@ def get_config() -> ConfigDict:
     config.task.style = ("starry_night", "scream", "minotaur")
     config.task.size = 128
     config.rates.momentum = config.rates.nesterov = (12.0, 240.0)
+    config.rates.sgd = (12.0, 240.0)
     config.tuning.num_seeds = 3
     return config
