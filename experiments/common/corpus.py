@@ -16,7 +16,7 @@ def documentation_model(
     """Makes a small `LanguageModel` of the topics of `help()`.
 
     Args:
-      network: 'lstm' or 'transformer'.
+      network: 'lstm', 'gru' or 'transformer'.
       hidden_size: features of every layer.
       num_layers: layers.
       length: characters in a piece.

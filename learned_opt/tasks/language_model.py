@@ -16,7 +16,7 @@ from learned_opt.tasks import datasets
 from learned_opt.tasks.checks import check_network, positive, static
 from learned_opt.types import Key, Metrics, Params, Scalar
 
-NETWORKS = ("lstm", "transformer")
+NETWORKS = ("lstm", "gru", "transformer")
 _EVALUATION_BATCH = 100
 
 
@@ -64,7 +64,7 @@ class LanguageModel:
 
         Args:
           text: the text.
-          network: 'lstm' or 'transformer'; or your own: a function
+          network: 'lstm', 'gru' or 'transformer'; or your own: a function
             `make(vocab_size, length, rngs)` that returns a Flax NNX module from characters
             `[batch, length]` to logits `[batch, length, vocab_size]`, with no state but parameters.
           hidden_size: of a network by name, features of every layer, by default 128; of a
@@ -170,11 +170,11 @@ def _network(network, vocab_size, length, hidden_size, num_layers) -> Network:
 
     hidden_size = positive("hidden_size", 128 if hidden_size is None else hidden_size)
     num_layers = positive("num_layers", 2 if num_layers is None else num_layers)
-    if network == "lstm":
-        return FlaxNetwork(sequences.CharacterLSTM, (vocab_size, hidden_size, num_layers))
-    return FlaxNetwork(
-        sequences.CharacterTransformer, (vocab_size, hidden_size, num_layers, length)
-    )
+    if network == "transformer":
+        sizes = (vocab_size, hidden_size, num_layers, length)
+        return FlaxNetwork(sequences.CharacterTransformer, sizes)
+    layer = {"lstm": sequences.LSTMLayer, "gru": sequences.GRULayer}[network]
+    return FlaxNetwork(sequences.CharacterRNN, (layer, vocab_size, hidden_size, num_layers))
 
 
 def language_model(
@@ -191,7 +191,7 @@ def language_model(
 
     Args:
       text_file: the file.
-      network: 'lstm', 'transformer' or your own, see `LanguageModel.from_text`.
+      network: 'lstm', 'gru', 'transformer' or your own, see `LanguageModel.from_text`.
       hidden_size: of a network by name, features of every layer, by default 128.
       num_layers: of a network by name, layers, by default 2.
       length: characters in a piece.

@@ -18,6 +18,7 @@ import pytest
 from absl import flags
 
 from experiments import meta_train
+from experiments.common import meta_setup
 from experiments.common.launch import check_fields
 from experiments.common.meta_config import DEFAULTS
 from experiments.common.workdir import open_workdir
@@ -109,7 +110,7 @@ def test_validation_counts_the_runs_that_end_above_their_start():
     config.update(validation_problems=8, validation_window=1)
     tasks = {"": Quadratic(3)}
     for rate, number in [(0.01, 0), (-0.01, 8)]:
-        validate = meta_train._validation(sgd(), tasks, check_fields(config, DEFAULTS))
+        validate = meta_setup._validation(sgd(), tasks, check_fields(config, DEFAULTS))
         score, metrics = validate({"learning_rate": jnp.float32(rate)})
         assert np.isfinite(score) and metrics == {"ended_above_start": number}
 
@@ -289,11 +290,11 @@ def test_a_read_only_work_directory_is_refused(tmp_path):
 
 def test_growing_horizons_start_with_fresh_problems():
     config = config_of(curriculum=((4, {"horizon": 20}), (8, {"unroll_length": 10})))
-    stages = meta_train._stages(meta_train._checked(config))
+    stages = meta_setup._stages(meta_setup._checked(config))
     assert [stage.settings.horizon for stage in stages] == [10, 20, 20]
     assert [stage.redraws for stage in stages] == [False, True, False]
     estimators = [
-        meta_train._make_estimator(stage.settings, {"": Quadratic(3)}, lstm((2,)), None)
+        meta_setup._make_estimator(stage.settings, {"": Quadratic(3)}, lstm((2,)), None)
         for stage in stages
     ]
     state = init_state(estimators[0], optax.sgd(0.0), lstm((2,)), jax.random.key(0))
@@ -305,11 +306,11 @@ def test_growing_horizons_start_with_fresh_problems():
     chex.assert_trees_all_equal(after.meta.theta, state.meta.theta)
     with pytest.raises(ValueError, match=r"horizon \(12\) must be a multiple of unroll_length"):
         config = config_of(curriculum=((4, {"horizon": 12}),))
-        for stage in meta_train._stages(meta_train._checked(config)):
-            meta_train._make_estimator(stage.settings, {"": Quadratic(3)}, lstm((2,)), None)
+        for stage in meta_setup._stages(meta_setup._checked(config)):
+            meta_setup._make_estimator(stage.settings, {"": Quadratic(3)}, lstm((2,)), None)
 
 
 def test_the_work_of_a_curriculum_is_its_inner_steps():
-    stages = meta_train._stages(meta_train._checked(lstm_mnist.get_config()))
-    done = [meta_train._unrolled(stages, step) for step in (0, 5_000, 5_001, 9_800)]
+    stages = meta_setup._stages(meta_setup._checked(lstm_mnist.get_config()))
+    done = [meta_setup.unrolled(stages, step) for step in (0, 5_000, 5_001, 9_800)]
     assert done == [0, 100_000, 100_100, 580_000]  # of 4 problems: 2.32 million

@@ -48,6 +48,26 @@ def test_the_lstm_in_numpy():
     np.testing.assert_allclose(found["accuracy"], accuracy, rtol=1e-6)
 
 
+def test_the_gru_in_numpy():
+    task = LanguageModel.from_text(TEXT, network="gru", hidden_size=5, num_layers=2, length=6)
+    params = task.init(jax.random.key(0), ())
+    params = jax.tree.map(lambda w: w + 0.1, params)  # biases that are not 0
+    plain = jax.tree.map(np.asarray, params)
+    characters = np.asarray(task.text["valid"][:7])
+    states, logits = [np.zeros(5), np.zeros(5)], []
+    for now in characters:
+        x = np.eye(task.vocab_size)[now]
+        for n, layer in enumerate(plain["layers"].values()):
+            h = states[n]
+            x_r, x_z, x_n = np.split(x @ layer["kernel"] + layer["bias"], 3)
+            h_r, h_z, h_n = np.split(h @ layer["recurrent"], 3)
+            reset, keep = sigmoid(x_r + h_r), sigmoid(x_z + h_z)
+            states[n] = x = keep * h + (1 - keep) * np.tanh(x_n + reset * h_n)
+        logits.append(x @ plain["output"]["kernel"] + plain["output"]["bias"])
+    found = task.network.apply(params, jnp.asarray(characters[None]))
+    np.testing.assert_allclose(found[0], logits, atol=1e-5)
+
+
 def test_the_splits_are_the_text_in_order():
     task = LanguageModel.from_text(TEXT, length=6, batch_size=3)
     letters = sorted(set(TEXT))
@@ -79,8 +99,8 @@ def test_the_transformer_sees_no_later_character():
 
 
 def test_bad_input_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="unknown network 'gru'; known: lstm, transformer"):
-        LanguageModel.from_text(TEXT, network="gru", length=6)
+    with pytest.raises(ValueError, match="unknown network 'rnn'; known: lstm, gru, transformer"):
+        LanguageModel.from_text(TEXT, network="rnn", length=6)
     with pytest.raises(ValueError, match="num_layers belong to a network by name"):
         LanguageModel.from_text(TEXT, network=Bigram, num_layers=1, length=6)
     with pytest.raises(ValueError, match="400 characters is too short: each tenth must hold 51"):
