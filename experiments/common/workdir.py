@@ -7,7 +7,7 @@ import os
 import platform
 import socket
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -125,6 +125,15 @@ def write_json(path: str | os.PathLike, content: Any) -> None:
     temporary = path.with_name(f"{path.name}.{os.getpid()}.partial")  # shards write it at once
     temporary.write_text(json.dumps(content, indent=2, default=_plain) + "\n", encoding="utf-8")
     temporary.replace(path)
+
+
+def kept(path: str | os.PathLike, make: Callable[[], Any]) -> Any:
+    """What a JSON file holds; where there is none, `make()`, which is written there first."""
+    path = Path(path)
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, make())
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def _plain(value: Any) -> Any:
