@@ -22,7 +22,9 @@ from experiments.common.workdir import open_workdir, write_json
 #   run(config, workdir, data_dir) -> results, plain JSON, kept in files of `workdir` as it goes on;
 #   draw(results, path), which writes its figures into that folder;
 #   report(results) -> the answer, in Markdown.
-EXPERIMENTS: dict[str, str] = {}
+EXPERIMENTS: dict[str, str] = {
+    "bias_variance": "experiments.lab.bias_variance",
+}
 
 
 def main(config: ConfigDict, workdir: Path, data_dir: str | None) -> None:
