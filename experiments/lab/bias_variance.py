@@ -16,7 +16,7 @@ from experiments.common.answer_page import answer_page, table
 from experiments.common.launch import check_positive
 from experiments.common.workdir import kept
 from learned_opt import update_rules
-from learned_opt.figures.style import COLORS, make_panels, save
+from learned_opt.figures.style import COLORS, save
 from learned_opt.networks import Perceptron
 from learned_opt.studies.bias_variance import decompose, least_squares_parts, legendre_features
 from learned_opt.studies.resampling import outputs_of_fits, squared_error
@@ -184,10 +184,8 @@ def _draw_parts(axis: Any, kind: str, results: dict) -> None:
         size, errors, reach, fmt=".", color="black", markersize=7, label="measured test error"
     )
     axis.axvline(results["num_examples"], color="0.6", linewidth=0.8, zorder=0)
-    axis.text(
-        results["num_examples"], 3.4e-4, f" {results['num_examples']} examples", color="0.4",
-        fontsize=8,
-    )  # fmt: skip
+    examples = results["num_examples"]
+    axis.text(1.12 * examples, 330, f"{examples} examples", color="0.4", fontsize=8)
     axis.set_title("polynomials" if kind == "degree" else "networks of one hidden layer")
 
 
@@ -241,19 +239,21 @@ def _answer(results: dict[str, Any]) -> str:
     second = min(beyond, key=lambda size: beyond[size]["error"])
     least = min(networks, key=lambda size: networks[size]["error"])
     *_, widest = networks
+    irreducible = results["noise_std"] ** 2
     return (
-        f"**A small model is wrong in the same way every time (bias); a larger one follows the "
-        f"noise of its training set (variance). For polynomials the sum is a U: the error is least "
-        f"at degree {best} ({polynomials[best]['error']:.3g}, of which {results['noise_std'] ** 2:.3g} "
-        f"is noise that nobody can predict), and {polynomials[most]['error']:.3g} at degree {most}, "
-        f"where there are as many coefficients as examples.** There the only curve through all "
-        f"points swings wildly between them. With more coefficients there are many such curves, the "
-        f"shortest one is smooth again, and the error falls a second time, to "
-        f"{polynomials[second]['error']:.3g} at degree {second}: not to the bottom of the U.\n\n"
+        "**A small model is wrong in the same way every time (bias); a larger one follows the "
+        "noise of its training set (variance). For polynomials the sum is a U: the error is least "
+        f"at degree {best} ({polynomials[best]['error']:.3g}, of which {irreducible:.3g} is noise "
+        f"that nobody can predict), and {polynomials[most]['error']:.3g} at degree {most}, where "
+        f"there are {polynomials[most]['parameters']} coefficients for {examples} examples.** "
+        "There the only curve through all points swings wildly between them. With more "
+        "coefficients there are many such curves, the shortest one is smooth again, and the error "
+        f"falls a second time, to {polynomials[second]['error']:.3g} at degree {second}: not to "
+        "the bottom of the U.\n\n"
         f"**Networks leave the curve.** Theirs is least with {least} hidden units "
-        f"({networks[least]['error']:.3g}), rises to {networks[widest]['error']:.3g} with {widest} "
-        f"({networks[widest]['parameters']} parameters for {examples} examples), and has no peak: "
-        f"the variance stops at {networks[widest]['variance']:.3g}, about that of the noise they "
-        "learn by heart, since training from a small start finds smooth curves through the points. "
-        "Width alone does not ruin a network; it does not help this one either."
+        f"({networks[least]['error']:.3g}) and rises to {networks[widest]['error']:.3g} with "
+        f"{widest} ({networks[widest]['parameters']} parameters for {examples} examples), without "
+        f"a peak: the variance stops at {networks[widest]['variance']:.3g}, about that of the "
+        "noise that they learn by heart, because the curves that training finds through the points "
+        "are smooth ones. Width does not ruin a network; it does not help this one either."
     )
