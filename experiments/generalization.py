@@ -24,6 +24,7 @@ from experiments.common.workdir import open_workdir, write_json
 #   report(results) -> the answer, in Markdown.
 EXPERIMENTS: dict[str, str] = {
     "bias_variance": "experiments.lab.bias_variance",
+    "cross_validation": "experiments.lab.cross_validation",
     "ensembles": "experiments.lab.ensembles",
 }
 

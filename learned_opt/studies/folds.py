@@ -1,6 +1,5 @@
 """Cross-validation as weights: scikit-learn's splitters over networks that are fitted as lanes."""
 
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -125,9 +124,3 @@ def _check(splitter: Any, n: int, labels: np.ndarray | None) -> None:
                 f"{folds} stratified folds need as many examples of each class, got {fewest} of "
                 "one: ask for fewer folds"
             )
-
-
-def best(scores: Sequence[float] | np.ndarray) -> int:
-    """The number of the lowest score; what is not finite is no candidate unless all are."""
-    scores = np.asarray(scores, np.float64)
-    return int(np.argmin(np.where(np.isfinite(scores), scores, np.inf)))
