@@ -26,6 +26,7 @@ EXPERIMENTS: dict[str, str] = {
     "bias_variance": "experiments.lab.bias_variance",
     "cross_validation": "experiments.lab.cross_validation",
     "ensembles": "experiments.lab.ensembles",
+    "epsilon": "experiments.lab.epsilon",
     "momentum": "experiments.lab.momentum",
 }
 

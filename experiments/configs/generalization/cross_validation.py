@@ -4,7 +4,7 @@ r"""How to choose a hyperparameter with little data, and is K-fold allowed on ti
         --config=experiments/configs/generalization/cross_validation.py --workdir=DIR
 
 Forty sets of 100 digits, where a penalty is chosen by hold-out, K-fold, stratified, repeated and
-nested cross-validation; and 60 series that are correlated in time, and 60 that are not, where the
+nested cross-validation; and 60 series that are correlated in time, and 20 that are not, where the
 estimates of K-fold and of TimeSeriesSplit meet a future that none of them saw.
 
 Run time: about ten minutes on one core.
