@@ -8,14 +8,13 @@ Writes results.json, its figures and the answer, README.md, into the work direct
 """
 
 import importlib
-import json
 from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from experiments.common.launch import check_fields, launch
-from experiments.common.workdir import open_workdir, write_json
+from experiments.common.workdir import open_workdir, rounded, write_json
 
 # name -> a module with
 #   DEFAULTS: ConfigDict, the fields of its configs beside `experiment`;
@@ -23,8 +22,10 @@ from experiments.common.workdir import open_workdir, write_json
 #   draw(results, path), which writes its figures into that folder;
 #   report(results) -> the answer, in Markdown.
 EXPERIMENTS: dict[str, str] = {
+    "batch_size": "experiments.lab.batch_size",
     "bias_variance": "experiments.lab.bias_variance",
     "cross_validation": "experiments.lab.cross_validation",
+    "early_stopping": "experiments.lab.early_stopping",
     "ensembles": "experiments.lab.ensembles",
     "epsilon": "experiments.lab.epsilon",
     "momentum": "experiments.lab.momentum",
@@ -38,9 +39,8 @@ def main(config: ConfigDict, workdir: Path, data_dir: str | None) -> None:
     known = ConfigDict({**experiment.DEFAULTS, "experiment": name}, convert_dict=True)
     config = check_fields(config, known)
     workdir = open_workdir(workdir, config)
-    results = experiment.run(config, workdir, data_dir)
-    write_json(workdir / "results.json", results)
-    results = json.loads((workdir / "results.json").read_text(encoding="utf-8"))
+    results = rounded(experiment.run(config, workdir, data_dir))
+    write_json(workdir / "results.json", results, indent=None)
     experiment.draw(results, workdir)
     (workdir / "README.md").write_text(experiment.report(results), encoding="utf-8")
     print(f"answer: {workdir / 'README.md'}")

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from learned_opt.studies.intervals import mean_interval
+from learned_opt.studies.statistics import mean_interval
 
 _COMMAND = "python -m experiments.generalization --config=experiments/configs/generalization/"
 

@@ -19,7 +19,7 @@ from learned_opt import update_rules
 from learned_opt.figures.style import COLORS, save
 from learned_opt.networks import Perceptron
 from learned_opt.studies.bias_variance import decompose, least_squares_parts, legendre_features
-from learned_opt.studies.resampling import outputs_of_fits, squared_error
+from learned_opt.studies.weighted_fits import outputs_of_fits, squared_error
 
 DEFAULTS = ConfigDict(
     {

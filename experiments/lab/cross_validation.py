@@ -19,8 +19,8 @@ from learned_opt import update_rules
 from learned_opt.figures.style import COLORS, save
 from learned_opt.networks import Perceptron
 from learned_opt.studies.folds import Folds, fold_scores, fold_weights, nested_folds
-from learned_opt.studies.intervals import mean_interval
-from learned_opt.studies.resampling import cross_entropy, outputs_of_fits, squared_error
+from learned_opt.studies.statistics import mean_interval
+from learned_opt.studies.weighted_fits import cross_entropy, outputs_of_fits, squared_error
 
 DEFAULTS = ConfigDict(
     {

@@ -18,8 +18,8 @@ from learned_opt import update_rules
 from learned_opt.figures.style import COLORS, make_panels, save
 from learned_opt.networks import Perceptron
 from learned_opt.studies.ensembles import boost, bootstrap_counts, by_size, out_of_bag
-from learned_opt.studies.intervals import mean_interval
-from learned_opt.studies.resampling import cross_entropy, outputs_of_fits
+from learned_opt.studies.statistics import mean_interval
+from learned_opt.studies.weighted_fits import cross_entropy, outputs_of_fits
 
 DEFAULTS = ConfigDict(
     {

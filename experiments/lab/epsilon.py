@@ -15,7 +15,7 @@ from experiments.common.workdir import kept
 from learned_opt import evaluation
 from learned_opt.figures.style import COLORS, save
 from learned_opt.studies import run_lanes
-from learned_opt.studies.intervals import mean_interval
+from learned_opt.studies.statistics import mean_interval
 from learned_opt.studies.step_sizes import step_sizes
 
 DEFAULTS = ConfigDict(

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from learned_opt.networks import Network
-from learned_opt.studies.resampling import fit, squared_error
+from learned_opt.studies.weighted_fits import fit, squared_error
 from learned_opt.tasks.checks import positive
 from learned_opt.types import Key, Theta, UpdateRule
 
@@ -140,7 +140,7 @@ def boost(
       theta: the rule's θ.
       num_classes: K.
       network: from inputs to K numbers.
-      rule: the rule that fits networks, see `resampling.fit`.
+      rule: the rule that fits networks, see `weighted_fits.fit`.
       num_rounds: networks.
       num_steps: updates in the fit of one.
       shrinkage: ν.

@@ -12,7 +12,7 @@ class Folds(NamedTuple):
     """Which examples each fit learns from, and which it is tested on.
 
     Attributes:
-      train: ones and zeros, float32 `[folds, n]`: the weights of `resampling.fit`.
+      train: ones and zeros, float32 `[folds, n]`: the weights of `weighted_fits.fit`.
       test: bool `[folds, n]`.
     """
 

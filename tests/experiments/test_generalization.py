@@ -9,7 +9,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from experiments import generalization
-from experiments.common.workdir import kept
+from experiments.common.workdir import kept, rounded
 
 
 @pytest.fixture
@@ -57,3 +57,10 @@ def test_what_was_kept_is_what_was_made(tmp_path):
     made = {"values": np.float32([1.5, 2.5])}
     assert kept(tmp_path / "a.json", lambda: made) == {"values": [1.5, 2.5]}
     assert kept(tmp_path / "a.json", lambda: 1 / 0) == {"values": [1.5, 2.5]}
+
+
+def test_numbers_are_rounded_for_reading():
+    found = rounded(
+        {1: (1 / 3, np.float32(2e-7)), "a": {"b": np.array([np.nan, 123456.0])}, "c": 7}
+    )
+    assert found == {"1": [0.33333, 2e-7], "a": {"b": [None, 123460.0]}, "c": 7}

@@ -8,7 +8,7 @@ from sklearn.linear_model import LogisticRegression, Ridge
 
 from learned_opt import update_rules
 from learned_opt.networks import Perceptron
-from learned_opt.studies.resampling import cross_entropy, fit, outputs_of_fits, squared_error
+from learned_opt.studies.weighted_fits import cross_entropy, fit, outputs_of_fits, squared_error
 
 RNG = np.random.default_rng(0)
 RULE = update_rules.adam(0.05)
