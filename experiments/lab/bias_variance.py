@@ -55,7 +55,6 @@ def run(config: ConfigDict, workdir: Path, data_dir: str | None) -> dict[str, An
     for kind, size in models:
         file = workdir / "cells" / f"{kind}_{size}.json"
         found[kind][str(size)] = kept(file, lambda k=kind, n=size: _cell(k, n, x, targets, config))
-        print(f"{kind} {size}: error {found[kind][str(size)]['error']:.3g}", flush=True)
     return {
         "num_examples": config.num_examples,
         "num_sets": config.num_sets,
@@ -86,6 +85,7 @@ def _cell(kind: str, size: int, x: np.ndarray, targets: np.ndarray, config: Conf
         )
     if size in config.drawn.get(kind, ()):
         cell["fits"] = predictions[: config.num_drawn].round(3)
+    print(f"{kind} {size}: error {parts.error:.3g}", flush=True)
     return cell
 
 

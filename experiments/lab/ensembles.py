@@ -54,7 +54,6 @@ def run(config: ConfigDict, workdir: Path, data_dir: str | None) -> dict[str, An
         data = (images[order] / 16, labels[order])
         file = workdir / "cells" / f"{seed}.json"
         seeds.append(kept(file, lambda s=seed, d=data: _cell(s, *d, config)))
-        print(f"seed {seed}: bagged error {seeds[-1]['bagged']['averaging'][-1]:.3f}", flush=True)
     return {
         "num_seeds": config.num_seeds,
         "num_examples": config.num_examples,
@@ -97,6 +96,7 @@ def _cell(seed: int, images: np.ndarray, labels: np.ndarray, config: ConfigDict)
     ]
     cell["boosted networks"] = _boosted_networks(seed, images, labels, theta, rule, config)
     cell["boosted trees"] = _boosted_trees(seed, images, labels, config)
+    print(f"seed {seed}: bagged error {cell[_BAGGED]['averaging'][-1]:.3f}", flush=True)
     return jax.tree.map(lambda x: np.round(x, 5), cell)
 
 

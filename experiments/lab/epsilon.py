@@ -8,15 +8,15 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from experiments.common.answer_page import answer_page, table, with_interval
 from experiments.common.build import make_rule, make_task
 from experiments.common.launch import check_positive
 from experiments.common.workdir import kept
+from experiments.lab.epsilon_report import draw, report
 from learned_opt import evaluation
-from learned_opt.figures.style import COLORS, save
 from learned_opt.studies import run_lanes
-from learned_opt.studies.statistics import mean_interval
 from learned_opt.studies.step_sizes import step_sizes
+
+__all__ = ["DEFAULTS", "draw", "report", "run"]
 
 DEFAULTS = ConfigDict(
     {
@@ -55,7 +55,6 @@ def run(config: ConfigDict, workdir: Path, data_dir: str | None) -> dict[str, An
             found["sweeps"][rule] = kept(
                 folder / f"sweep_{rule}.json", lambda r=rule, t=task: _sweep(r, t, config)
             )
-            print(f"{name}: {rule} swept", flush=True)
         found["tuned"] = {
             label: kept(
                 folder / f"tuned_{label.replace(' ', '_')}.json",
@@ -70,6 +69,7 @@ def run(config: ConfigDict, workdir: Path, data_dir: str | None) -> dict[str, An
             )
         tasks[name] = found
     return {
+        "drawn_steps": config.drawn_steps,
         "rates": list(config.rates),
         "eps": list(config.eps),
         "num_steps": config.num_steps,
@@ -158,21 +158,3 @@ def _steps(name: str, task: Any, sweep: list, config: ConfigDict) -> dict[str, A
             "rates": [[float(f"{x:.3g}") for x in row] for row in sizes.rates[thinned]],
         }
     return found
-
-
-def draw(results: dict[str, Any], path: Path) -> None:
-    """Sweeps, losses against ε, effective rates and step sizes."""
-
-
-def report(results: dict[str, Any]) -> str:
-    """The answer and the tables."""
-    lines = []
-    for name, task in results["tasks"].items():
-        for rule, losses in task["sweeps"].items():
-            lines.append(f"{name} {rule}")
-            lines += [f"{r:.2g} {row}" for r, row in zip(results["rates"], losses, strict=True)]
-        for label, cell in task["tuned"].items():
-            lines.append(
-                f"{label} {cell['rate']:.3g} {cell['eps']:.1g} {with_interval(cell['test'])}"
-            )
-    return "\n".join(lines)

@@ -85,7 +85,6 @@ def run(config: ConfigDict, workdir: Path, data_dir: str | None) -> dict[str, An
                 lambda name=name, ratio=ratio: _ravine(name, ratio, config),
             )
             found["ravines"][name][str(ratio)] = cell
-            print(f"{name}, κ = {ratio}: {cell['steps']:.0f} steps", flush=True)
         found["saddle"][name] = kept(
             workdir / "cells" / f"saddle_{name}.json", lambda name=name: _saddle(name, config)
         )
@@ -211,7 +210,8 @@ def _ravine(name: str, ratio: float, config: ConfigDict) -> dict[str, Any]:
     if ratio == config.drawn_ratio:
         way = _points(name, factor, matrix, [_START], config.drawn_steps, **settings)[0]
         losses = np.einsum("ti,ij,tj->t", way, matrix, way)
-        cell["losses"] = [float(f"{x:.4g}") for x in losses / losses[0]]
+        cell["losses"] = losses / losses[0]
+    print(f"{name}, κ = {ratio}: {cell['steps']:.0f} steps", flush=True)
     return cell
 
 

@@ -7,7 +7,8 @@ Forty sets of 100 digits, where a penalty is chosen by hold-out, K-fold, stratif
 nested cross-validation; and 60 series that are correlated in time, and 20 that are not, where the
 estimates of K-fold and of TimeSeriesSplit meet a future that none of them saw.
 
-Run time: about ten minutes on one core.
+Run time: about fifteen minutes on one core. Expected: on the series with memory shuffled K-fold
+promises 0.49 and gets 1.48; TimeSeriesSplit with a gap promises 1.15 and gets 1.22.
 """
 
 from ml_collections import ConfigDict
