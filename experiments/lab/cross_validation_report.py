@@ -15,8 +15,8 @@ def draw(results: dict[str, Any], path: Path) -> None:
     """The ways to split a series, their estimates against the future, and those on little data."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(11.5, 7.4), dpi=130, layout="constrained")
-    above, below = figure.subfigures(2, 1, height_ratios=(1, 1.25))
+    figure = Figure(figsize=(11.5, 6.8), dpi=130, layout="constrained")
+    above, below = figure.subfigures(2, 1, height_ratios=(1, 1.6))
     pictures = above.subplots(1, len(results["series"]["ways"]))
     for axis, name in zip(pictures, results["series"]["ways"], strict=True):
         _draw_splits(axis, name, results["config"]["folds"])
@@ -31,7 +31,10 @@ def draw(results: dict[str, Any], path: Path) -> None:
         _draw_estimates(axis, results[part], results["floor"] if part == "series" else 1.0)
         axis.set_title(title, fontsize=10)
     left.set_ylabel("mean squared error")
-    left.legend(frameon=False, fontsize=8, loc="upper right")
+    left.text(
+        1e-4, results["floor"], "no model can be better", color="0.4", fontsize=8, va="bottom"
+    )
+    middle.legend(frameon=False, fontsize=9, loc="lower center")
     _draw_little(right, results["little"])
     save(figure, [left, middle, right], path / "cross_validation.svg", legend=None)
 
@@ -72,7 +75,6 @@ def _draw_estimates(axis: Any, part: dict[str, Any], floor: float) -> None:
             linewidth=1.8 if n in (0, 3, 4) else 1.1, elinewidth=0.9, label=name,
         )  # fmt: skip
     axis.axhline(floor, color="0.5", linewidth=0.9, linestyle=(0, (4, 2)))
-    axis.text(penalties[0], floor, "no model can be better", color="0.4", fontsize=8, va="bottom")
     axis.set(xscale="log", xlabel="weight penalty λ", ylim=(0, None))
     axis.grid(True, color="0.92", linewidth=0.7)
     axis.spines[["top", "right"]].set_visible(False)
@@ -194,9 +196,9 @@ def _answer(results: dict[str, Any]) -> str:
         f"without memory shuffled K-fold does by {less(control)}.\n\n"
         "**With little data** every way chooses about equally well "
         f"({min(regrets):.3f} to {max(regrets):.3f} above the test loss of the best penalty); they "
-        f"differ in their estimates. That of {k}-fold is {off(plain)} above the test loss, since "
-        "it learns from fewer examples than there are in the end; of stratified folds, where no "
-        f"class is missing, {off(split)}; of nested ones, which are not flattered by their choice, "
+        f"differ in their estimates. That of {k}-fold is {off(plain)} above the test loss; of "
+        "stratified folds, which learn from as many examples and keep the classes in proportion, "
+        f"{off(split)}; of nested ones, which are not flattered by their choice, "
         f"{off(nested)}. One held-out quarter is the least certain (spread {spread(once)}, of "
         f"{k}-fold {spread(plain)}); to repeat {k}-fold four times ({spread(often)}) does not "
         "help: the examples are the same ones."
