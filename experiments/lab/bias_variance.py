@@ -4,6 +4,7 @@ All training sets have the same few inputs, and noise of their own in the target
 fitted by least squares; with more coefficients than examples, the shortest solution is taken.
 """
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,7 @@ def run(config: ConfigDict, workdir: Path, data_dir: str | None) -> dict[str, An
     found: dict[str, dict[str, Any]] = {"degree": {}, "width": {}}
     for kind, size in models:
         file = workdir / "cells" / f"{kind}_{size}.json"
-        found[kind][str(size)] = kept(file, lambda k=kind, n=size: _cell(k, n, x, targets, config))
+        found[kind][str(size)] = kept(file, partial(_cell, kind, size, x, targets, config))
     return {
         "num_examples": config.num_examples,
         "num_sets": config.num_sets,
@@ -129,7 +130,8 @@ def draw(results: dict[str, Any], path: Path) -> None:
         if "fits" in cell
     ]
     figure = Figure(figsize=(11, 7.4), dpi=130, layout="constrained")
-    above, below = figure.subfigures(2, 1, height_ratios=(1, 1.5))
+    parts: Any = figure.subfigures(2, 1, height_ratios=(1, 1.5))
+    above, below = parts
     axes = above.subplots(1, max(len(drawn), 1), sharey=True, squeeze=False)[0]
     for axis, (kind, size, cell) in zip(axes, drawn, strict=False):
         _draw_fits(axis, kind, size, cell, results)

@@ -3,7 +3,8 @@
 All fits of a replicate, folds and penalties alike, are lanes of one program.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -63,15 +64,14 @@ def run(config: ConfigDict, workdir: Path, data_dir: str | None) -> dict[str, An
     check_positive(series, "num_controls")
     found: dict[str, list[dict[str, Any]]] = {}
     for name, count, make in (
-        ("little", little.num_replicates, lambda seed: _little(seed, config)),
-        ("series", series.num_replicates, lambda seed: _series(seed, series.correlation, config)),
-        ("independent", series.num_controls, lambda seed: _series(seed, 0.0, config)),
+        ("little", little.num_replicates, partial(_little, config=config)),
+        ("series", series.num_replicates, partial(_series, series.correlation, config=config)),
+        ("independent", series.num_controls, partial(_series, 0.0, config=config)),
     ):
-        found[name] = []
-        for seed in range(config.seed, config.seed + count):
-            file = workdir / "cells" / f"{name}_{seed}.json"
-            said = f"{name}: {seed - config.seed + 1} of {count}"
-            found[name].append(kept(file, lambda s=seed, m=make, said=said: _said(m(s), said)))
+        found[name] = [
+            kept(workdir / "cells" / f"{name}_{seed}.json", partial(_said, name, count, make, seed))
+            for seed in range(config.seed, config.seed + count)
+        ]
     floor = 1 - series.correlation ** (2 * (series.gap + 1))
     return {
         "config": config.to_dict(),
@@ -82,9 +82,9 @@ def run(config: ConfigDict, workdir: Path, data_dir: str | None) -> dict[str, An
     }
 
 
-def _said(cell: dict[str, Any], line: str) -> dict[str, Any]:
-    print(line, flush=True)
-    return cell
+def _said(name: str, count: int, make: Callable[..., Any], seed: int) -> dict[str, Any]:
+    print(f"{name}: seed {seed}, {count} in all", flush=True)
+    return make(seed=seed)
 
 
 def _little(seed: int, config: ConfigDict) -> dict[str, Any]:
@@ -137,7 +137,7 @@ def _little(seed: int, config: ConfigDict) -> dict[str, Any]:
     return found
 
 
-def _series(seed: int, correlation: float, config: ConfigDict) -> dict[str, Any]:
+def _series(correlation: float, seed: int, config: ConfigDict) -> dict[str, Any]:
     """One series: the estimates of each way to split it, and the error in the future."""
     settings, k = config.series, config.folds
     n, last = settings.num_steps_of_series, settings.gap + settings.future

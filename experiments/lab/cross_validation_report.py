@@ -16,7 +16,8 @@ def draw(results: dict[str, Any], path: Path) -> None:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(11.5, 6.8), dpi=130, layout="constrained")
-    above, below = figure.subfigures(2, 1, height_ratios=(1, 1.6))
+    parts: Any = figure.subfigures(2, 1, height_ratios=(1, 1.6))
+    above, below = parts
     pictures = above.subplots(1, len(results["series"]["ways"]))
     for axis, name in zip(pictures, results["series"]["ways"], strict=True):
         _draw_splits(axis, name, results["config"]["folds"])

@@ -3,6 +3,7 @@
 Every seed draws its own training set; all other digits are its test set. Nothing is tuned.
 """
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -51,9 +52,8 @@ def run(config: ConfigDict, workdir: Path, data_dir: str | None) -> dict[str, An
     seeds = []
     for seed in range(config.seed, config.seed + config.num_seeds):
         order = np.random.default_rng(seed).permutation(len(images))
-        data = (images[order] / 16, labels[order])
         file = workdir / "cells" / f"{seed}.json"
-        seeds.append(kept(file, lambda s=seed, d=data: _cell(s, *d, config)))
+        seeds.append(kept(file, partial(_cell, seed, images[order] / 16, labels[order], config)))
     return {
         "num_seeds": config.num_seeds,
         "num_examples": config.num_examples,

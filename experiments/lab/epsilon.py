@@ -1,5 +1,6 @@
 """The ε of Adam and of Adadelta: sweeps over the rate and ε, and the steps that come of them."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -53,19 +54,19 @@ def run(config: ConfigDict, workdir: Path, data_dir: str | None) -> dict[str, An
         found: dict[str, Any] = {"sweeps": {}, "steps": {}}
         for rule in ("adam", "adadelta"):
             found["sweeps"][rule] = kept(
-                folder / f"sweep_{rule}.json", lambda r=rule, t=task: _sweep(r, t, config)
+                folder / f"sweep_{rule}.json", partial(_sweep, rule, task, config)
             )
         found["tuned"] = {
             label: kept(
                 folder / f"tuned_{label.replace(' ', '_')}.json",
-                lambda c=choice, t=task: _tested(*c, t, config),
+                partial(_tested, *choice, task, config),
             )
             for label, choice in _choices(found["sweeps"], config).items()
         }
         for rule in ("adam", "adadelta"):
             found["steps"][rule] = kept(
                 folder / f"steps_{rule}.json",
-                lambda r=rule, t=task, f=found: _steps(r, t, f["sweeps"][r], config),
+                partial(_steps, rule, task, found["sweeps"][rule], config),
             )
         tasks[name] = found
     return {
@@ -103,7 +104,7 @@ def _plain(value: float) -> float | None:
 
 def _choices(sweeps: dict[str, Any], config: ConfigDict) -> dict[str, tuple[str, float, float]]:
     """The settings to be tested, (rule, rate, ε): the best by validation loss of what is free."""
-    found = {}
+    found: dict[str, tuple[str, float, float]] = {}
     for rule in ("adam", "adadelta"):
         losses = np.array(sweeps[rule], np.float64)
         losses = np.where(np.isfinite(losses), losses, np.inf)

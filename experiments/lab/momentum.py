@@ -82,11 +82,11 @@ def run(config: ConfigDict, workdir: Path, data_dir: str | None) -> dict[str, An
         for ratio in config.ratios:
             cell = kept(
                 workdir / "cells" / f"ravine_{name}_{ratio}.json",
-                lambda name=name, ratio=ratio: _ravine(name, ratio, config),
+                functools.partial(_ravine, name, ratio, config),
             )
             found["ravines"][name][str(ratio)] = cell
         found["saddle"][name] = kept(
-            workdir / "cells" / f"saddle_{name}.json", lambda name=name: _saddle(name, config)
+            workdir / "cells" / f"saddle_{name}.json", functools.partial(_saddle, name, config)
         )
     found["drawn_ratio"] = config.drawn_ratio
     found["ways"] = _ways(config)
@@ -186,7 +186,7 @@ def _ravine(name: str, ratio: float, config: ConfigDict) -> dict[str, Any]:
     chosen, starts = circle[1::2], circle[::2]
     settings: dict[str, float] = {}
     factor = 1.0
-    if name in _THEORY:
+    if name == "sgd" or name == "momentum" or name == "nesterov":
         best = best_settings(name, 1 / ratio, 1.0)
         settings = {"learning_rate": best.rate} | ({"decay": best.decay} if name != "sgd" else {})
     else:
@@ -314,13 +314,13 @@ def _draw_map(axis: Any) -> None:
     x = np.linspace(1, 3.96, 60)  # beyond, θ changes sign in every step
     axis.plot(x, (1 - np.sqrt(x)) ** 2, color=COLORS[3], linewidth=2)
     box = {"facecolor": "white", "edgecolor": "none", "pad": 1}
-    for x, y, word, color in (
+    for left, low, word, color in (
         (0.06, 0.05, "creeps", COLORS[3]),
         (1.1, 0.4, "swings", COLORS[3]),
         (1.72, 0.05, "hops", COLORS[3]),
         (3.0, 0.15, "diverges", COLORS[1]),
     ):
-        axis.text(x, y, word, color=color, fontsize=9, bbox=box)
+        axis.text(left, low, word, color=color, fontsize=9, bbox=box)
     axis.set(
         title="1. Heavy ball: share left after a step", xlabel="rate × curvature, ηλ",
         ylabel="momentum γ", xlim=(0, 4), ylim=(0, 1),
