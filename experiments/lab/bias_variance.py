@@ -220,10 +220,11 @@ def report(results: dict[str, Any]) -> str:
                 [f"{kind} {size}", str(cell["parameters"]), *(f"{x:.3g}" for x in numbers),
                  f"{ratio:+.1f}"]
             )  # fmt: skip
+    farthest = max((cell["gap"] / cell["standard_error"] for cell in cells), key=abs)
     check = (
         f"## Do the parts add up?\n\nWithin two standard errors for {fitting} of {len(cells)} "
-        "models; by chance about one in twenty would not. An estimate of bias² is unbiased, so it "
-        "may be slightly negative."
+        f"models; by chance about one in twenty would not. The farthest is {farthest:+.2f} "
+        "standard errors off. An estimate of bias² is unbiased, so it may be slightly negative."
     )
     return answer_page(
         "Why does a larger model do worse, and why does a larger network not?",

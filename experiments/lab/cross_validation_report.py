@@ -58,8 +58,8 @@ def _draw_splits(axis: Any, name: str, num_folds: int) -> None:
     for row, (train, test) in enumerate(zip(folds.train, folds.test, strict=True)):
         for rows, color in ((train > 0, COLORS[2]), (test, COLORS[1])):
             steps = np.flatnonzero(rows)
-            axis.plot(steps, np.full(len(steps), -row), "s", color=color, markersize=2.6)
-    axis.plot(np.arange(55, 68), np.full(13, -num_folds), "s", color="black", markersize=2.6)
+            axis.plot(steps, np.full(len(steps), -row), "o", color=color, markersize=3, mew=0)
+    axis.plot(np.arange(55, 68), np.full(13, -num_folds), "o", color="black", markersize=3, mew=0)
     axis.set_title(name, fontsize=10)
     axis.set_axis_off()
 

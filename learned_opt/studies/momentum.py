@@ -102,7 +102,7 @@ def largest_rate(rule: Rule, decay: float, curvature: float) -> float:
     return 2 * (1 + decay) / (1 if rule == "momentum" else 1 + 2 * decay) / curvature
 
 
-def best_settings(rule: Literal["sgd", "momentum", "nesterov"], low: float, high: float) -> Best:
+def best_settings(rule: str, low: float, high: float) -> Best:
     r"""The rate and decay with the smallest spectral radius over curvatures from μ to L.
 
     With κ = L / μ: of gradient descent (κ − 1) / (κ + 1), of the heavy ball (√κ − 1) / (√κ + 1),
@@ -130,6 +130,28 @@ def best_settings(rule: Literal["sgd", "momentum", "nesterov"], low: float, high
         root = (3 * ratio + 1) ** 0.5
         return Best(4 / (3 * high + low), (root - 2) / (root + 2), 1 - 2 / root)
     raise ValueError(f"unknown rule {rule!r}; known: sgd, momentum, nesterov")
+
+
+def ravine(ratio: float, angle: float = np.pi / 6) -> np.ndarray:
+    """The Hessian `[2, 2]` of a quadratic with curvatures 1 / ratio and 1 along turned axes.
+
+    Args:
+      ratio: the condition number κ.
+      angle: by which the flat direction is turned from the first axis.
+
+    Raises:
+      ValueError: a ratio below one.
+
+    Example:
+      >>> ravine(4.0, 0.0)
+      array([[0.25, 0.  ],
+             [0.  , 1.  ]])
+    """
+    if not ratio >= 1:
+        raise ValueError(f"ratio must be at least 1, got {ratio}")
+    c, s = np.cos(angle), np.sin(angle)
+    turned = np.array([[c, -s], [s, c]])
+    return turned @ np.diag([1 / ratio, 1.0]) @ turned.T
 
 
 def _coefficients(rule: Rule, x: np.ndarray, decay: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

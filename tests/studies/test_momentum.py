@@ -12,6 +12,7 @@ from learned_opt.studies.momentum import (
     critical_decay,
     iteration_matrix,
     largest_rate,
+    ravine,
     spectral_radius,
 )
 
@@ -96,7 +97,16 @@ def test_no_other_settings_are_better(name):
     assert found.fun == pytest.approx(best.radius, abs=2e-3) and found.fun > best.radius - 1e-6
 
 
+def test_a_ravine_has_its_curvatures_along_its_turned_axes():
+    matrix = ravine(50.0, 0.3)
+    values, vectors = np.linalg.eigh(matrix)
+    np.testing.assert_allclose(values, [0.02, 1.0])
+    assert abs(vectors[:, 0] @ [np.cos(0.3), np.sin(0.3)]) == pytest.approx(1)
+
+
 def test_bad_input_is_refused():
+    with pytest.raises(ValueError, match="ratio must be at least 1, got 0.5"):
+        ravine(0.5)
     with pytest.raises(ValueError, match="unknown rule 'adam'; known: momentum, nesterov"):
         spectral_radius("adam", 1.0, 0.9, 1.0)
     with pytest.raises(ValueError, match="unknown rule 'adam'; known: sgd, momentum, nesterov"):
