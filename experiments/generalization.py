@@ -24,6 +24,7 @@ from experiments.common.workdir import open_workdir, rounded, write_json
 EXPERIMENTS: dict[str, str] = {
     "batch_size": "experiments.lab.batch_size",
     "early_stopping": "experiments.lab.early_stopping",
+    "regularizers": "experiments.lab.regularizers",
 }
 
 

@@ -35,6 +35,20 @@ TINY = {
         "points": 3,
         "plane_points": 5,
     },
+    "regularizers": {
+        "task": DIGITS,
+        "sizes": {"train": 20, "valid": 10, "test": 30},
+        "train_sizes": (10, 20),
+        "num_samples": 2,
+        "num_steps": 4,
+        "checks": 2,
+        "patience": 1,
+        "rules": (("sgd", (0.1, 1.0)), ("adamw", (0.01,))),
+        "regularizers": (("none", (0.0,)), ("decoupled_decay", (0.1, 1.0)), ("shift", (1,))),
+        "learned": (("learned_valid", {"task": DIGITS, "meta_loss": "valid"}),),
+        "learned_rates": (0.01,),
+        "meta": {"num_meta_steps": 1, "num_tasks": 1, "horizon": (50, 50)},
+    },
 }
 
 
