@@ -129,8 +129,9 @@ def report(results: Mapping[str, Any]) -> str:
         "",
         f"SGD trains a perceptron on {config['examples']:,} pictures of Fashion-MNIST, averaged "
         f"down to 14×14, with batches of {small} to {int(large):,}: for "
-        f"{config['budgets']['steps']:,} updates each, and for {config['budgets']['epochs']} epochs each; with the rate that is "
-        f"best for batches of {config['reference']}, with that rate scaled with the batch, and "
+        f"{config['budgets']['steps']:,} updates each, and for {config['budgets']['epochs']} "
+        f"epochs each; with the rate that is best for batches of {config['reference']}, with that "
+        "rate scaled with the batch, and "
         f"with the best of {len(config['rates'])} rates for each batch (by validation error of "
         f"{config['tuning_seeds']} other seeds). {config['num_seeds']} seeds; the curvature of "
         f"{config['sharp_seeds']} of them.",
@@ -144,7 +145,8 @@ def report(results: Mapping[str, Any]) -> str:
         f"equal updates and {pair('epochs', 'same', 'top_eigenvalue')} at equal epochs, from "
         f"batch {small} to {int(large):,}. It does not cost test accuracy by itself: at equal "
         f"updates the test error falls all the same ({pair('steps', 'same', 'test_error', 100)} %; "
-        f"with tuned rates {pair('steps', 'tuned', 'test_error', 100)} %), and at equal epochs it rises "
+        f"with tuned rates {pair('steps', 'tuned', 'test_error', 100)} %), and at equal epochs it "
+        f"rises "
         f"({pair('epochs', 'tuned', 'test_error', 100)} % with tuned rates) because large batches "
         f"make few updates: their training loss rises with it "
         f"({pair('epochs', 'tuned', 'train_loss')}).** The rank correlation of eigenvalue and "

@@ -43,9 +43,9 @@ DEFAULTS = ConfigDict(
         # pairs (name, {'task', 'meta_loss'}): rules that are meta-trained here
         "learned": (),
         "learned_rates": (),
-        "learned_regularizers": ("none",),  # those that they are tried with
+        "tried": (),  # pairs (rule, kinds): of the rules that are not tried with all of them
         "rule": {"name": "learned_muon", "without": ("time", "schedule", "caution", "adam")},
-        "meta": {"num_meta_steps": 400, "num_tasks": 4, "horizon": (100, 500)},
+        "meta": {"num_meta_steps": 200, "num_tasks": 4, "horizon": (100, 500)},
         "meta_rates": (0.003, 0.03),  # learning rates of the rule while it is meta-trained
     }
 )
@@ -96,25 +96,27 @@ def run(config: ConfigDict, workdir: Path, data_dir: str | None) -> dict[str, An
     cells: dict[str, Any] = {}
     learned: dict[str, Any] = {}
 
-    def try_all(name: str, rule: UpdateRule, rates: tuple[float, ...], kinds: Any) -> None:
-        cells[name] = {}
-        for kind, strengths in kinds:
-            cells[name][kind] = kept(
+    def try_all(name: str, rule: UpdateRule, rates: tuple[float, ...]) -> None:
+        kinds = dict(config.tried).get(name, [kind for kind, _ in config.regularizers])
+        cells[name] = {
+            kind: kept(
                 workdir / "cells" / name / f"{kind}.json",
                 functools.partial(_try, config, samples, name, rule, rates, kind, strengths),
             )
+            for kind, strengths in config.regularizers
+            if kind in kinds
+        }
 
     for name, rates in config.rules:
-        try_all(name, open_rate(name), rates, config.regularizers)
+        try_all(name, open_rate(name), rates)
     for name, settings in config.learned:
         learned[name] = kept(
             workdir / "learned" / f"{name}.json",
             functools.partial(_learn, config, name, settings, data_dir),
         )
         theta = {key: jnp.asarray(value, jnp.float32) for key, value in learned[name].items()}
-        kinds = [pair for pair in config.regularizers if pair[0] in config.learned_regularizers]
         rule = with_open_rate(make_rule(config.rule.to_dict()), theta)
-        try_all(name, rule, config.learned_rates, kinds)
+        try_all(name, rule, config.learned_rates)
     return {"config": json.loads(config.to_json()), "cells": cells, "learned": learned}
 
 

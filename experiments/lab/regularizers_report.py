@@ -90,4 +90,145 @@ def draw(results: Mapping[str, Any], path: Path) -> None:
 
 def report(results: Mapping[str, Any]) -> str:
     """The question, the answer and the numbers behind it."""
-    return "# Which regularizer buys what?\n"
+    config = results["config"]
+    sizes = [str(n) for n in config["train_sizes"]]
+    rules = [name for name, _ in config["rules"]]
+    found = {
+        (rule, kind, size): change(results, rule, kind, size)
+        for rule in rules
+        for kind in kinds_of(results, rule)
+        if kind != "none"
+        for size in sizes
+    }
+    better = [key for key, interval in found.items() if interval.high < 0]
+    worse = [key for key, interval in found.items() if interval.low > 0]
+    lines = [
+        "# Which regularizer buys what?",
+        "",
+        "```bash",
+        "python -m experiments.generalization "
+        "--config=experiments/configs/generalization/regularizers.py --workdir=DIR",
+        "```",
+        "",
+        f"A perceptron learns {' and '.join(sizes)} digits of 8×8 pixels for "
+        f"{config['num_steps']} updates, {config['num_samples']} times with other examples, with "
+        "one regularizer at a time. Rate and strength have the lowest mean validation error; test "
+        "errors are those of other examples.",
+        "",
+        "![Change in test error by regularizer](regularizers.svg)",
+        "",
+        "## The answer",
+        "",
+        *_answer(results, rules, sizes, found, better, worse),
+        "",
+        "## What each changes",
+        "",
+        "Test error with the regularizer minus test error without, in percentage points: mean over "
+        "samples ± half of a 95 % interval, paired. Bold: the interval is on one side of zero.",
+        "",
+    ]
+    for size in sizes:
+        lines += [
+            f"### {int(size):,} training examples",
+            "",
+            "| | " + " | ".join(map(display_name, rules)) + " |",
+            "| --- " + "| ---: " * len(rules) + "|",
+        ]
+        for kind in kinds_of(results, rules[0]):
+            row = [_WRITTEN[kind]]
+            for rule in rules:
+                if (rule, kind, size) in found:
+                    row.append(_difference(found[rule, kind, size]))
+                else:
+                    row.append("0" if kind == "none" else "not tried")
+            lines.append("| " + " | ".join(row) + " |")
+        lines.append("")
+    lines += [
+        "## Each rule with its best regularizer",
+        "",
+        "Test errors in percent. The best has the lowest validation error, early stopping among "
+        "them; the last column is the paired difference to AdamW with its best.",
+        "",
+        "| examples | rule | without | best regularizer | with it | against AdamW's best |",
+        "| ---: | --- | ---: | --- | ---: | ---: |",
+    ]
+    for size in sizes:
+        for rule in results["cells"]:
+            lines.append("| " + " | ".join(_best_row(results, rule, size)) + " |")
+    lines += ["", *_learned(results), "", *_limits(results)]
+    return "\n".join(lines) + "\n"
+
+
+def _answer(results, rules, sizes, found, better, worse) -> list[str]:
+    level = len(found) * 0.025
+    helped = _named(better)
+    best = {
+        size: {
+            rule: test_errors(results, rule, chosen(results, rule, size), size) for rule in rules
+        }
+        for size in sizes
+    }
+    against = [
+        f"with {int(size):,} examples {best[size]['general'].mean():.1f} % against "
+        f"{best[size]['adamw'].mean():.1f} % "
+        f"(difference {_difference(mean_interval(best[size]['general'] - best[size]['adamw']))})"
+        for size in sizes
+        if {"general", "adamw"} <= best[size].keys()
+    ]
+    return [
+        f"**Less than its name promises, where rates are tuned: of {len(found)} comparisons, "
+        f"{len(better)} show fewer test errors and {len(worse)} show more (about {level:.0f} of "
+        f"each would by chance alone). Those that help: {helped or 'none'}. Learned rules are "
+        f"ahead all the same: `general` with its best regularizer has {'; '.join(against)}.**",
+    ]
+
+
+def _named(keys: list[tuple[str, str, str]]) -> str:
+    """Regularizers, with the rules and sizes that each is named for."""
+    groups: dict[str, list[str]] = {}
+    for rule, kind, size in keys:
+        groups.setdefault(_WRITTEN[kind], []).append(f"{display_name(rule)} on {int(size):,}")
+    return "; ".join(f"{kind} ({', '.join(who)})" for kind, who in groups.items())
+
+
+def _difference(interval: Interval) -> str:
+    text = f"{interval.mean:+.1f} ± {interval.high - interval.mean:.1f}"
+    return f"**{text}**" if interval.low > 0 or interval.high < 0 else text
+
+
+def _best_row(results: Mapping[str, Any], rule: str, size: str) -> list[str]:
+    kind = chosen(results, rule, size)
+    stopped = kind == "early_stopping"
+    cell = results["cells"][rule]["none" if stopped else kind][size]
+    cell = cell["stopped" if stopped else "end"]
+    errors = test_errors(results, rule, kind, size)
+    best = chosen(results, "adamw", size) if "adamw" in results["cells"] else kind
+    versus = "–"
+    if rule != "adamw" and "adamw" in results["cells"]:
+        versus = _difference(mean_interval(errors - test_errors(results, "adamw", best, size)))
+    strength = "" if kind in ("none", "early_stopping", "batch_norm") else f" {cell['strength']:g}"
+    edge = ", the edge" if cell["rate_on_edge"] else ""
+    return [
+        f"{int(size):,}",
+        display_name(rule),
+        _percent(test_errors(results, rule, "none", size)),
+        f"{_WRITTEN[kind]}{strength}, rate {cell['rate']:g}{edge}",
+        _percent(errors),
+        versus,
+    ]
+
+
+def _percent(errors: np.ndarray) -> str:
+    interval = mean_interval(errors)
+    return f"{interval.mean:.1f} ± {interval.high - interval.mean:.1f}"
+
+
+def _learned(results: Mapping[str, Any]) -> list[str]:
+    """What the rules that were meta-trained here are."""
+    if not results["learned"]:
+        return []
+    return ["Meta-trained here: " + ", ".join(results["learned"]) + "."]
+
+
+def _limits(results: Mapping[str, Any]) -> list[str]:
+    return []

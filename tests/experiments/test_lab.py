@@ -47,12 +47,18 @@ TINY = {
         "regularizers": (("none", (0.0,)), ("decoupled_decay", (0.1, 1.0)), ("shift", (1,))),
         "learned": (("learned_valid", {"task": DIGITS, "meta_loss": "valid"}),),
         "learned_rates": (0.01,),
+        "tried": (("learned_valid", ("none",)),),
         "meta": {"num_meta_steps": 1, "num_tasks": 1, "horizon": (50, 50)},
     },
 }
 
 
-@pytest.mark.parametrize("name", TINY)
+SLOW = ("batch_size", "regularizers")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.slow) if n in SLOW else n for n in TINY]
+)
 def test_an_experiment_answers_and_goes_on(name, tmp_path, capsys):
     config = ConfigDict({"experiment": name, **TINY[name]})
     generalization.main(config, tmp_path, None)

@@ -42,8 +42,8 @@ def get_config() -> ConfigDict:
             "rules": (
                 ("sgd", (0.1, 0.3, 1.0)),
                 ("adamw", (0.003, 0.01, 0.03)),
-                ("muon", (0.002, 0.005, 0.0125)),
                 ("general", (0.002, 0.005, 0.0125)),
+                ("muon", (0.002, 0.005, 0.0125)),
             ),
             "regularizers": (
                 ("none", (0.0,)),
@@ -67,6 +67,9 @@ def get_config() -> ConfigDict:
                 ("learned_regularized", {"task": changed, "meta_loss": "train"}),
             ),
             "learned_rates": (0.002, 0.005, 0.0125),
-            "learned_regularizers": ("none", "shift"),
+            "tried": tuple(
+                (name, ("none", "l2", "label_smoothing"))
+                for name in ("learned_train", "learned_valid", "learned_regularized")
+            ),
         }
     )
