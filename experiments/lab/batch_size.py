@@ -51,7 +51,7 @@ def run(config: ConfigDict, workdir: Path, data_dir: str | None) -> dict[str, An
     check_positive(config, "examples", "reference", "tuning_seeds", "num_seeds", "sharp_seeds")
     if config.reference not in config.batches:
         raise ValueError(f"reference ({config.reference}) must be one of batches {config.batches}")
-    task = _first(make_task(config.task, data_dir), config.examples)
+    task = _first(make_task(config.task, data_dir), config.examples, max(config.batches))
     losses = _losses(task, config.sharp_examples)
     found: dict[str, Any] = {}
     for budget in config.budgets:
@@ -76,21 +76,18 @@ def run(config: ConfigDict, workdir: Path, data_dir: str | None) -> dict[str, An
                 cell |= {"on_edge": tuned[str(batch)]["on_edge"]} if way == "tuned" else {}
                 found[budget].setdefault(way, {})[str(batch)] = cell
     ends = (min(config.batches), max(config.batches))
-    rates = [found["epochs"]["tuned"][str(batch)]["rate"] for batch in ends]
-    slices = kept(
-        workdir / "slices.json",
-        lambda: _slices(config, task, losses, dict(zip(ends, rates, strict=True))),
-    )
+    best = {batch: found["epochs"]["tuned"][str(batch)]["rate"] for batch in ends}
+    slices = kept(workdir / "slices.json", lambda: _slices(config, task, losses, best))
     return {"config": json.loads(config.to_json()), "cells": found, "slices": slices}
 
 
 def _first(task: Any, examples: int, batch: int | None = None) -> Any:
     """A classifier with only the first training examples, and another batch size."""
-    if len(task.labels["train"]) < max(examples, batch or 0):
-        raise ValueError(
-            f"{examples} training examples and batches of {batch or task.batch_size} are asked "
-            f"for, but there are {len(task.labels['train'])} training examples"
-        )
+    count = len(task.labels["train"])
+    if examples > count:
+        raise ValueError(f"examples ({examples}) must be at most the {count} of the training split")
+    if (batch or 1) > examples:
+        raise ValueError(f"a batch of {batch} is larger than the {examples} training examples")
     cut = {"images": dict(task.images), "labels": dict(task.labels)}
     for arrays in cut.values():
         arrays["train"] = arrays["train"][:examples]
