@@ -29,6 +29,7 @@ EXPERIMENTS: dict[str, str] = {
     "ensembles": "experiments.lab.ensembles",
     "epsilon": "experiments.lab.epsilon",
     "momentum": "experiments.lab.momentum",
+    "regularizers": "experiments.lab.regularizers",
 }
 
 

@@ -34,7 +34,7 @@ class Curves(NamedTuple):
 
 
 def resample(
-    task: Classifier,
+    task: Task,
     sizes: Mapping[str, int],
     num_samples: int,
     *,
@@ -49,7 +49,7 @@ def resample(
     minibatches drawn with replacement.
 
     Args:
-      task: the task, whose splits are thrown together.
+      task: a `Classifier`, whose splits are thrown together.
       sizes: split -> examples of it.
       num_samples: samples.
       seed: of the permutations.
@@ -60,9 +60,12 @@ def resample(
       first one come first.
 
     Raises:
+      TypeError: another task than a `Classifier`.
       ValueError: more examples than there are, a training size that does not divide, or minibatches
         larger than the smallest training set.
     """
+    if not isinstance(task, Classifier):
+        raise TypeError(f"only the data of a Classifier are drawn anew, got {type(task).__name__}")
     check_seed(seed)
     num_samples = positive("num_samples", num_samples)
     images = np.concatenate([np.asarray(task.images[s]) for s in task.images])

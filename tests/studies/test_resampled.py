@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from learned_opt.studies.resampled import resample, run_samples
-from learned_opt.tasks import Classifier, WithPenalty
+from learned_opt.tasks import Classifier, Quadratic, WithPenalty
 from learned_opt.unroll import init_inner, inner_step
 from learned_opt.update_rules import sgd
 
@@ -119,3 +119,8 @@ def test_bad_sizes_are_refused(task, settings, message):
 def test_checks_divide_the_steps(task):
     with pytest.raises(ValueError, match=r"checks \(3\) must divide num_steps \(4\)"):
         run_samples(sgd(), {}, resample(task, SIZES, 1), KEY, num_steps=4, checks=3)
+
+
+def test_other_tasks_are_refused():
+    with pytest.raises(TypeError, match="only the data of a Classifier .* got Quadratic"):
+        resample(Quadratic(3), SIZES, 1)
