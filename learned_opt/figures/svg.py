@@ -75,11 +75,12 @@ def _draw_markers(parent: Element, markers: Mapping[str | None, str]) -> None:
         path = Element("path")
         if (circle := _CIRCLE.fullmatch(marker)) and "stroke:" not in style:  # has no edge
             described = dict(_declarations(style))
+            color = described.get("fill", "#000000")  # matplotlib leaves black out
             opacity = described.get("fill-opacity", "1")
             path.set("d", f"M {x} {y} L {x} {y}")
             path.set(
                 "style",
-                f"fill: none; stroke: {described['fill']}; stroke-opacity: {opacity}; "
+                f"fill: none; stroke: {color}; stroke-opacity: {opacity}; "
                 f"stroke-width: {2 * float(circle[1]):.1f}; stroke-linecap: round",
             )
         elif line := _LINE.fullmatch(marker):

@@ -38,6 +38,7 @@ class LabelSmoothing:
 
     epsilon: float = 0.1
     classes_only = True
+    mixes_targets = True
 
     def __post_init__(self) -> None:
         """Checks ε."""
@@ -65,6 +66,7 @@ class Mixup:
     """
 
     alpha: float = 0.2
+    mixes_targets = True
 
     def __post_init__(self) -> None:
         """Checks α."""
@@ -95,6 +97,7 @@ class CutMix:
     alpha: float = 1.0
     pictures_only = True
     classes_only = True
+    mixes_targets = True
 
     def __post_init__(self) -> None:
         """Checks α."""

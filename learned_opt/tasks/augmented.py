@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 import jax
+import jax.numpy as jnp
 
 from learned_opt.tasks.checks import static
 from learned_opt.tasks.wrapped import Wrapped
@@ -26,8 +27,10 @@ class Supervised(Protocol):
         """The loss of a minibatch; `key` draws dropout, None for none."""
 
 
-def abstract_inputs(wrapper: Any) -> jax.ShapeDtypeStruct | None:
-    """The inputs of a minibatch of a wrapper's task; None while a PyTree of no task is rebuilt.
+def abstract_minibatch(
+    wrapper: Any,
+) -> tuple[jax.ShapeDtypeStruct, jax.ShapeDtypeStruct] | None:
+    """A minibatch of a wrapper's task, shapes alone; None while a PyTree of no task is rebuilt.
 
     Raises:
       TypeError: the task has no minibatches that could be changed.
@@ -39,7 +42,7 @@ def abstract_inputs(wrapper: Any) -> jax.ShapeDtypeStruct | None:
             f"{type(wrapper.task).__name__} has no minibatches that could be changed: give "
             f"{type(wrapper).__name__} an image classifier or a regression, and wrap the result"
         )
-    return jax.eval_shape(wrapper.task.minibatch, jax.random.key(0))[0]
+    return jax.eval_shape(wrapper.task.minibatch, jax.random.key(0))
 
 
 def _num_transforms(task: Any) -> int:
@@ -67,8 +70,8 @@ class Augmented(Wrapped):
 
     Raises:
       TypeError: a task that has no minibatches to change, or a transform that is no function.
-      ValueError: a transform of pictures for a task whose inputs are none, or one of classes for a
-        regression.
+      ValueError: a transform of pictures for a task whose inputs are none, one of classes for a
+        regression, or one that mixes targets for targets that are integers.
 
     Example:
       >>> import jax
@@ -84,9 +87,10 @@ class Augmented(Wrapped):
 
     def __post_init__(self) -> None:
         """Checks that the transforms suit the task; not while a PyTree of anything is rebuilt."""
-        inputs = abstract_inputs(self)
-        if inputs is None:
+        minibatch = abstract_minibatch(self)
+        if minibatch is None:
             return
+        inputs, targets = minibatch
         for transform in self.transforms:
             if not callable(transform):
                 raise TypeError(f"a transform must be a function, got {transform!r}")
@@ -98,6 +102,12 @@ class Augmented(Wrapped):
                 )
             if getattr(transform, "classes_only", False) and not hasattr(self.task, "num_classes"):
                 raise ValueError(f"{name} needs classes, but the task is a regression")
+            mixes = getattr(transform, "mixes_targets", False)
+            if mixes and not jnp.issubdtype(targets.dtype, jnp.floating):
+                raise ValueError(
+                    f"{name} mixes targets, but those of the task are {targets.dtype}: let its "
+                    "minibatch give classes as one-hot rows, or numbers, in floating point"
+                )
 
     def minibatch(self, key: Key, split: str = "train") -> tuple[jax.Array, jax.Array]:
         """The task's minibatch; that of 'train' is changed."""

@@ -182,7 +182,7 @@ def perceptron_family(
       data_dir: as for `image_classifier`.
 
     Raises:
-      ValueError: an unknown choice, or no sources.
+      ValueError: an unknown choice, no sources, or minibatches larger than their training sets.
       FileNotFoundError: a data set is missing.
     """
     if objective not in ("labels", "inputs", "function"):
@@ -209,5 +209,10 @@ def perceptron_family(
         flat = [data[split].images[:count].reshape(count, -1) for data in loaded]
         inputs[split] = jnp.stack(flat)
         labels[split] = jnp.stack([jnp.asarray(data[split].labels[:count]) for data in loaded])
+    if batch_size > inputs["train"].shape[1]:
+        raise ValueError(
+            f"batch_size {batch_size} is larger than the {inputs['train'].shape[1]} training "
+            "examples of a source"
+        )
     num_out = side * side if objective == "inputs" else 10
     return PerceptronFamily(inputs, labels, sizes, num_out, **settings)

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from learned_opt.tasks.augmented import Supervised, abstract_inputs
+from learned_opt.tasks.augmented import Supervised, abstract_minibatch
 from learned_opt.tasks.checks import not_negative, static
 from learned_opt.types import Instance, Key, Metrics, Params, Scalar
 from learned_opt.unroll import checked_loss
@@ -112,9 +112,10 @@ class WithBatchSizes:
 
     def __post_init__(self) -> None:
         """Checks that the minibatches can be halved; not while a PyTree of anything is rebuilt."""
-        inputs = abstract_inputs(self)
-        if inputs is None:
+        minibatch = abstract_minibatch(self)
+        if minibatch is None:
             return
+        inputs, _ = minibatch
         if self.halvings < 0 or len(inputs) % 2**self.halvings:
             raise ValueError(f"minibatches of {len(inputs)} cannot be halved {self.halvings} times")
 

@@ -101,3 +101,11 @@ def test_paths_are_rounded_without_drift():
     found = absolute(svg._path(d))
     np.testing.assert_allclose(found, points, atol=0.0501)
     assert svg._path("M 1 1 L 1 5 L 3 5 L 3 6 z L 0 0") == "m1 1v4h2v1zl-1-1"
+
+
+def test_black_dots_stay_black(tmp_path):
+    figure, (axis,) = make_panels(1, xlabel="", ylabel="")
+    axis.plot([1, 2], [3, 4], "o", color="black", mew=0)
+    save(figure, [axis], tmp_path / "dots.svg", legend=None)
+    text = (tmp_path / "dots.svg").read_text(encoding="utf-8")
+    assert len(re.findall(r"stroke:#000000;[^}\"]*stroke-linecap:round", text)) == 1

@@ -1,5 +1,7 @@
 """Augmentations against NumPy, against what they promise, and against doing nothing."""
 
+import dataclasses
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -188,6 +190,41 @@ def test_regressions_are_mixed_and_made_noisy():
         Augmented(task, (LabelSmoothing(),))
     with pytest.raises(ValueError, match=r"Shift needs pictures .* are \[5, 3\]"):
         Augmented(task, (Shift(),))
+
+
+def test_integers_are_not_mixed():
+    """An integer share would be zero or one, without a word."""
+    task = _Counts()
+    for transform in (Mixup(0.4), LabelSmoothing(0.1)):
+        with pytest.raises(ValueError, match="mixes targets, but those of the task are int32: let"):
+            Augmented(task, (transform,))
+    assert Augmented(task, (InputNoise(0.1),)).minibatch(KEY)[1].dtype == jnp.int32
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class _Counts:
+    """A regression task of the user's own, whose targets are integers."""
+
+    num_classes = 3
+
+    def sample(self, key):
+        return ()
+
+    def init(self, key, instance):
+        return jnp.zeros(2)
+
+    def minibatch(self, key, split="train"):
+        return jax.random.normal(key, (4, 2)), jnp.arange(4)[:, None]
+
+    def batch_loss(self, params, inputs, targets, key=None):
+        return jnp.mean((inputs @ params - targets[:, 0]) ** 2)
+
+    def loss(self, params, instance, key, split="train"):
+        return self.batch_loss(params, *self.minibatch(key, split))
+
+    def evaluate(self, params, instance, split):
+        return {"loss": self.loss(params, instance, KEY, split)}
 
 
 @pytest.mark.parametrize(

@@ -116,6 +116,7 @@ def test_a_classifier_takes_smaller_images():
         ({"objective": "pixels"}, "unknown objective 'pixels'"),
         ({"hidden_sizes": (0,)}, "hidden_sizes must be positive"),
         ({"batch_size": 0}, "batch_size must be positive"),
+        ({"batch_size": 2000}, "batch_size 2000 is larger than the 1077 training examples of a"),
         ({"sources": ()}, "at least one data set"),
         ({"sources": ("digit",)}, "unknown data set 'digit'"),
         ({"side": 9}, "side must be from 1 to 8"),
