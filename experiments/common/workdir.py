@@ -3,11 +3,12 @@
 import fcntl
 import importlib.metadata
 import json
+import math
 import os
 import platform
 import socket
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -119,12 +120,36 @@ def versions() -> dict[str, str]:
     return found
 
 
-def write_json(path: str | os.PathLike, content: Any) -> None:
+def write_json(path: str | os.PathLike, content: Any, *, indent: int | None = 2) -> None:
     """Writes JSON in one atomic step."""
     path = Path(path)
     temporary = path.with_name(f"{path.name}.{os.getpid()}.partial")  # shards write it at once
-    temporary.write_text(json.dumps(content, indent=2, default=_plain) + "\n", encoding="utf-8")
+    temporary.write_text(
+        json.dumps(content, indent=indent, default=_plain) + "\n", encoding="utf-8"
+    )
     temporary.replace(path)
+
+
+def kept(path: str | os.PathLike, make: Callable[[], Any]) -> Any:
+    """What a JSON file holds; where there is none, `make()`, which is written there first."""
+    path = Path(path)
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, make(), indent=None)
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def rounded(content: Any, digits: int = 5) -> Any:
+    """JSON with numbers of so many significant digits; what is not finite becomes None."""
+    if isinstance(content, Mapping):
+        return {str(key): rounded(value, digits) for key, value in content.items()}
+    if hasattr(content, "tolist"):
+        content = content.tolist()
+    if isinstance(content, list | tuple):
+        return [rounded(value, digits) for value in content]
+    if isinstance(content, float):
+        return float(f"{content:.{digits}g}") if math.isfinite(content) else None
+    return content
 
 
 def _plain(value: Any) -> Any:

@@ -1,8 +1,10 @@
 """How sharp a minimum is: curvature of a loss at some parameters, and slices through it.
 
-A loss here is a function of the parameters alone, such as that of `whole_loss(task, instance)`.
+A loss here is a function of the parameters alone, such as that of `whole_loss(task, instance)`. It
+is compiled once for all parameters of the same shapes, so make it once.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, TypeAlias
 
@@ -55,13 +57,14 @@ def top_eigenvalues(
     """
     from scipy.sparse.linalg import LinearOperator, eigsh
 
-    product, flat = _hessian(loss, params)
+    flat, _ = ravel_pytree(params)
     count = positive("count", count)
     if count >= len(flat):
         raise ValueError(f"count must be less than the {len(flat)} parameters, got {count}")
 
     def multiply(vector: np.ndarray) -> np.ndarray:
-        found = np.asarray(product(jnp.asarray(vector.ravel(), flat.dtype)), np.float64)
+        v = jnp.asarray(vector.ravel(), flat.dtype)
+        found = np.asarray(_times_hessian(loss, params, v), np.float64)
         if not np.isfinite(found).all():
             raise ValueError("the curvature is not finite: the loss may be, or have, no derivative")
         return found
@@ -87,17 +90,11 @@ def trace(loss: Loss, params: Params, key: Key, num_probes: int = 100) -> Trace:
     """
     if positive("num_probes", num_probes) < 2:
         raise ValueError("num_probes must be at least 2, for a standard error")
-    product, flat = _hessian(loss, params)
-    if num_probes >= len(flat):
-        entry = lambda n: product(jnp.zeros_like(flat).at[n].set(1))[n]  # noqa: E731
-        diagonal = jax.lax.map(entry, jnp.arange(len(flat)))
-        return Trace(float(np.asarray(diagonal, np.float64).sum()), 0.0)
-
-    def probe(key):
-        z = jax.random.rademacher(key, flat.shape, flat.dtype)
-        return z @ product(z)
-
-    values = np.asarray(jax.lax.map(probe, jax.random.split(key, num_probes)), np.float64)
+    size = sum(w.size for w in jax.tree.leaves(params))
+    if num_probes >= size:
+        diagonal = np.asarray(_diagonal(loss, params), np.float64)
+        return Trace(float(diagonal.sum()), 0.0)
+    values = np.asarray(_probes(loss, params, jax.random.split(key, num_probes)), np.float64)
     return Trace(float(values.mean()), float(values.std(ddof=1) / num_probes**0.5))
 
 
@@ -122,12 +119,11 @@ def epsilon_sharpness(
     if not 0 < epsilon < np.inf:
         raise ValueError(f"epsilon must be positive and finite, got {epsilon}")
     positive("iterations", iterations)
-    flat, unravel = ravel_pytree(params)
-    value_and_grad = jax.jit(jax.value_and_grad(lambda z: -loss(unravel(flat + z))))
+    flat, _ = ravel_pytree(params)
 
     def objective(z: np.ndarray):
-        value, grad = value_and_grad(jnp.asarray(z, flat.dtype))
-        return float(value), np.asarray(grad, np.float64)
+        value, grad = _value_and_grad(loss, params, jnp.asarray(z, flat.dtype))
+        return -float(value), -np.asarray(grad, np.float64)
 
     size = len(flat)
     bound = epsilon * (np.abs(np.asarray(flat, np.float64)) + 1)
@@ -198,7 +194,46 @@ def slice_of(
     places = jnp.linspace(-reach, reach, points)
     grid = jnp.stack(jnp.meshgrid(*[places] * len(directions), indexing="ij"), axis=-1)
 
-    @jax.jit
+    losses = _losses_at(loss, params, tuple(directions), grid.reshape(-1, len(directions)))
+    return np.asarray(places), np.asarray(losses).reshape(grid.shape[:-1])
+
+
+@functools.partial(jax.jit, static_argnames="loss")
+def _times_hessian(loss: Loss, params: Params, vector: jax.Array) -> jax.Array:
+    """The product of the Hessian with a flat vector."""
+    flat, unravel = ravel_pytree(params)
+    return jax.jvp(jax.grad(lambda w: loss(unravel(w))), (flat,), (vector,))[1]
+
+
+@functools.partial(jax.jit, static_argnames="loss")
+def _diagonal(loss, params):
+    flat, _ = ravel_pytree(params)
+
+    def entry(n):
+        return _times_hessian(loss, params, jnp.zeros_like(flat).at[n].set(1))[n]
+
+    return jax.lax.map(entry, jnp.arange(len(flat)))
+
+
+@functools.partial(jax.jit, static_argnames="loss")
+def _probes(loss, params, keys):
+    flat, _ = ravel_pytree(params)
+
+    def probe(key):
+        z = jax.random.rademacher(key, flat.shape, flat.dtype)
+        return z @ _times_hessian(loss, params, z)
+
+    return jax.lax.map(probe, keys)
+
+
+@functools.partial(jax.jit, static_argnames="loss")
+def _value_and_grad(loss, params, z):
+    flat, unravel = ravel_pytree(params)
+    return jax.value_and_grad(lambda z: loss(unravel(flat + z)))(z)
+
+
+@functools.partial(jax.jit, static_argnames="loss")
+def _losses_at(loss, params, directions, places):
     def at(place):
         def move(w, *ds):
             return w + sum(
@@ -207,12 +242,4 @@ def slice_of(
 
         return loss(jax.tree.map(move, params, *directions))
 
-    losses = jax.lax.map(at, grid.reshape(-1, len(directions)))
-    return np.asarray(places), np.asarray(losses).reshape(grid.shape[:-1])
-
-
-def _hessian(loss: Loss, params: Params):
-    """The product with the Hessian, on flat vectors, and the flat parameters."""
-    flat, unravel = ravel_pytree(params)
-    gradient = jax.grad(lambda w: loss(unravel(w)))
-    return jax.jit(lambda v: jax.jvp(gradient, (flat,), (v,))[1]), flat
+    return jax.lax.map(at, places)

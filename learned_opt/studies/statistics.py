@@ -190,6 +190,41 @@ def tuned_difference(
     return TunedDifference(float(median), float(low), float(high))
 
 
+class Interval(NamedTuple):
+    """A mean over seeds and its confidence interval."""
+
+    mean: float
+    low: float
+    high: float
+
+
+def mean_interval(values: ArrayLike, *, level: float = 0.95) -> Interval:
+    r"""The mean over seeds, with Student's interval :math:`\bar x \pm t\, s / \sqrt{n}`.
+
+    Args:
+      values: a score of each seed, `[n]`; of differences between two rules on the same seeds, the
+        interval is that of the paired t-test.
+      level: how often such intervals hold the true mean, where values are about normal.
+
+    Raises:
+      ValueError: fewer than two values, not a vector, or a level outside of (0, 1).
+
+    Example:
+      >>> [round(x, 2) for x in mean_interval([1.0, 2.0, 3.0])]
+      [2.0, -0.48, 4.48]
+    """
+    from scipy.stats import t
+
+    values = np.asarray(values, float)
+    if values.ndim != 1 or len(values) < 2:
+        raise ValueError(f"values must be those of two or more seeds, got shape {values.shape}")
+    if not 0 < level < 1:
+        raise ValueError(f"level must be between 0 and 1, got {level}")
+    mean, error = values.mean(), values.std(ddof=1) / math.sqrt(len(values))
+    half = t.ppf((1 + level) / 2, len(values) - 1) * error
+    return Interval(float(mean), float(mean - half), float(mean + half))
+
+
 class PairedDifference(NamedTuple):
     """How two rules compare over the same seeds.
 

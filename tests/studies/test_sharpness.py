@@ -3,9 +3,11 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from jax.flatten_util import ravel_pytree
 
+from learned_opt.networks import Perceptron
 from learned_opt.studies.sharpness import (
     epsilon_sharpness,
     filter_normalized,
@@ -81,6 +83,41 @@ def test_directions_have_filters_as_long_as_the_parameters():
     assert not d["bias"].any()
     other = filter_normalized(jax.random.key(1), {**params, "conv": 10 * params["conv"]})
     np.testing.assert_allclose(other["conv"], 10 * d["conv"], rtol=1e-5)
+
+
+def test_slices_do_not_depend_on_the_scales_of_filters_that_are_normalized():
+    """With batch norm the lengths of filters mean nothing, and slices show nothing of them."""
+    network = Perceptron(5, 3, (6,), "relu", batch_norm=True)
+    x, y = jax.random.normal(KEY, (40, 5)), jax.nn.one_hot(jnp.arange(40) % 3, 3)
+    loss = lambda w: optax.softmax_cross_entropy(network.apply(w, x), y).mean()  # noqa: E731
+    params = network.init(KEY)
+    scales = jnp.geomspace(0.2, 5.0, 6)
+    kernel = params["dense_0"]["kernel"] * scales
+    scaled = params | {"dense_0": params["dense_0"] | {"kernel": kernel}}
+
+    def line(params, make):
+        return slice_of(loss, params, [make(params)], points=9)[1]
+
+    normalized = lambda params: filter_normalized(jax.random.key(1), params)  # noqa: E731
+    np.testing.assert_allclose(line(scaled, normalized), line(params, normalized), rtol=1e-3)
+    plain = lambda params: jax.tree.map(jnp.ones_like, params)  # noqa: E731
+    assert not np.allclose(line(scaled, plain), line(params, plain), rtol=1e-2)
+
+
+def test_a_loss_is_compiled_once():
+    calls = []
+
+    def loss(w):
+        calls.append(1)
+        return (w**4).sum()
+
+    counted = []
+    for n in range(3):
+        top_eigenvalues(loss, jnp.arange(4.0) + n)
+        epsilon_sharpness(loss, jnp.arange(4.0) + n)
+        trace(loss, jnp.arange(4.0) + n, KEY, 2)
+        counted.append(len(calls))
+    assert counted[0] == counted[-1]
 
 
 def test_slices_are_the_losses_there():

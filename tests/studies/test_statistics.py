@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 
 from learned_opt.studies import statistics
 from learned_opt.studies.statistics import best_of_k, probability_better, rank_probabilities
@@ -152,6 +153,16 @@ def test_a_verdict_claims_no_more_than_its_intervals(intervals, expected):
     assert statistics.verdict(intervals[::-1]) == expected
 
 
+def test_the_interval_of_a_mean_is_that_of_the_t_test():
+    rng = np.random.default_rng(0)
+    values = rng.normal(1.0, 2.0, 7)
+    wanted = stats.ttest_1samp(values, 0).confidence_interval(0.9)
+    found = statistics.mean_interval(values, level=0.9)
+    np.testing.assert_allclose(found, [values.mean(), wanted.low, wanted.high], rtol=1e-12)
+    holds = [x.low < 1 < x.high for x in map(statistics.mean_interval, rng.normal(1, 2, (2000, 4)))]
+    assert 0.93 < np.mean(holds) < 0.97
+
+
 def test_steps_to_target():
     losses = [[3.0, 2.0, 1.0, 1.5], [3.0, 2.5, 2.2, math.nan]]
     assert statistics.steps_to_target(losses, 2.0).tolist() == [1.0, math.inf]
@@ -172,6 +183,8 @@ def test_performance_profile():
         (lambda: best_of_k([1.0, 2.0], [1.0]), "one reported score a trial"),
         (lambda: rank_probabilities(3, 2, method="jackknife"), "unknown method 'jackknife'"),
         (lambda: statistics.paired_difference([1.0], [1.0]), "two or more seeds"),
+        (lambda: statistics.mean_interval([1.0]), "two or more seeds"),
+        (lambda: statistics.mean_interval([1.0, 2.0], level=95), "between 0 and 1, got 95"),
         (lambda: statistics.performance_profile([[0.0, 1.0]], [1.0]), "positive"),
         (lambda: statistics.divergence_rate([]), "no trials"),
     ],

@@ -1,0 +1,1 @@
+"""Experiments on generalization, a module each: `DEFAULTS`, `run`, `draw` and `report`."""

@@ -1,0 +1,459 @@
+"""Momentum on quadratics in two dimensions: theory, and rules beside each other.
+
+f(θ) = ½ θᵀ H θ with curvatures 1 and 1/κ along axes that are turned by 30° (a ravine), or 1 and −1
+along the coordinates' own (a saddle).
+"""
+
+import functools
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from ml_collections import ConfigDict
+
+from experiments.common.answer_page import answer_page, table
+from experiments.common.build import load_rule
+from experiments.common.launch import check_positive
+from experiments.common.names import display_name
+from experiments.common.workdir import kept
+from learned_opt.figures.style import COLORS, make_panels, save, styles_of
+from learned_opt.studies.momentum import (
+    best_settings,
+    critical_decay,
+    largest_rate,
+    spectral_radius,
+)
+
+DEFAULTS = ConfigDict(
+    {
+        "seed": 0,
+        "rules": ("sgd", "momentum", "nesterov", "adam", "general", "lstm_quadratic_gaussian"),
+        "ratios": (1, 3, 10, 30, 100, 300, 1000),  # condition numbers κ
+        "target": 1e-6,  # of the loss at the start
+        "num_steps": 4000,
+        "num_starts": 8,  # of each κ, and as many others on which rates are chosen
+        # factors on the rates of rules that have no theory, tried for each κ
+        "factors": tuple(10 ** (k / 4) for k in range(-8, 9)),
+        "drawn_ratio": 100,  # one of them
+        "drawn_steps": 150,
+        # ways through a ravine that are drawn: momentum with the rate of gradient descent
+        "ways": {
+            "ratio": 20,
+            "steps": 40,
+            "sgd": {"learning_rate": 0.3},
+            "momentum": {"learning_rate": 0.3, "decay": 0.9},
+            "adam": {"learning_rate": 0.3},
+            "general": {},
+        },
+        "decays": (0.0, 0.81, 0.95, 0.99),  # of the swings that are drawn
+        "swing_rate": 0.01,  # times curvature
+        "saddle_rate": 0.1,
+        "saddle_decay": 0.9,
+        "offsets": tuple(10.0**-k for k in range(1, 13)),
+        "map_points": 61,
+    }
+)
+_THEORY = ("sgd", "momentum", "nesterov")
+_START = (-2.3, 0.6)  # of what is drawn
+_rule = functools.cache(load_rule)  # one compiled program a rule
+
+
+def run(config: ConfigDict, workdir: Path, data_dir: str | None) -> dict[str, Any]:
+    """Runs theory, ravines and the saddle."""
+    del data_dir
+    check_positive(config, "num_steps", "num_starts", "drawn_steps", "map_points")
+    found: dict[str, Any] = {
+        "swings": {f"{g:g}": _swing(g, config) for g in config.decays},
+        "swing_rate": config.swing_rate,
+        "map": kept(workdir / "cells" / "map.json", lambda: _map(config)),
+        "ratios": list(config.ratios),
+        "target": config.target,
+        "num_steps": config.num_steps,
+        "ravines": {},
+        "saddle": {},
+        "offsets": list(config.offsets),
+    }
+    for name in config.rules:
+        found["ravines"][name] = {}
+        for ratio in config.ratios:
+            cell = kept(
+                workdir / "cells" / f"ravine_{name}_{ratio}.json",
+                lambda name=name, ratio=ratio: _ravine(name, ratio, config),
+            )
+            found["ravines"][name][str(ratio)] = cell
+        found["saddle"][name] = kept(
+            workdir / "cells" / f"saddle_{name}.json", lambda name=name: _saddle(name, config)
+        )
+    found["drawn_ratio"] = config.drawn_ratio
+    found["ways"] = _ways(config)
+    return found
+
+
+def _swing(decay: float, config: ConfigDict) -> list[float]:
+    """θ_t of the heavy ball from 1 along a single direction."""
+    points, previous = [1.0], 1.0
+    for _ in range(120):
+        now = points[-1]
+        points.append((1 + decay - config.swing_rate) * now - decay * previous)
+        previous = now
+    return np.round(points, 3).tolist()
+
+
+def _map(config: ConfigDict) -> dict[str, Any]:
+    """How far the radii that the rules show are from those of the theory, for many (ηλ, γ)."""
+    rates, decays = np.linspace(0.05, 3.95, 27), np.linspace(0, 0.98, 15)
+    grid = np.stack(np.meshgrid(rates, decays), axis=-1).reshape(-1, 2)
+    found = {}
+    for name in ("momentum", "nesterov"):
+        rule, theta = _rule(name)
+        measured = np.array([_measured_radius(rule, theta, *settings) for settings in grid])
+        exact = spectral_radius(name, grid[:, 0], grid[:, 1], 1.0)
+        found[name] = {
+            "settings": len(grid),
+            "worst": np.abs(measured - exact).max(),
+            "wrong": int(((measured < 1) != (exact < 1))[np.abs(exact - 1) > 0.01].sum()),
+        }
+    return found
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _shrinking(rule, theta):
+    """Logarithms of the growth of (θ_t, v_t), rescaled to length one in every step."""
+    tx = rule.transform(theta)
+    params = jnp.float32(1.0)
+
+    def step(carry, _):
+        params, state = carry
+        updates, state = tx.update(params, state, params)
+        params = params + updates
+        size = jnp.sqrt(sum(jnp.square(x) for x in jax.tree.leaves((params, state))))
+        scaled = jax.tree.map(lambda x: x / size, (params, state))
+        return scaled, jnp.log(size)
+
+    return jax.lax.scan(step, (params, tx.init(params)), length=600)[1]
+
+
+def _measured_radius(rule, theta, rate, decay) -> float:
+    theta = theta | {"learning_rate": jnp.float32(rate), "decay": jnp.float32(decay)}
+    return float(np.exp(np.asarray(_shrinking(rule, theta), np.float64)[200:].mean()))
+
+
+def hessian(ratio: float) -> np.ndarray:
+    """The matrix of a ravine with curvatures 1 and 1/κ."""
+    c, s = np.cos(np.pi / 6), np.sin(np.pi / 6)
+    turned = np.array([[c, -s], [s, c]])
+    return turned @ np.diag([1 / ratio, 1.0]) @ turned.T
+
+
+@functools.partial(jax.jit, static_argnames=("rule", "num_steps"))
+def _descend(rule, theta, factor, matrix, starts, *, num_steps):
+    """Points after 0, 1, … steps, `[starts, num_steps + 1, 2]`."""
+
+    def one(start):
+        tx = optax.chain(rule.transform(theta), optax.scale(factor))
+
+        def step(carry, _):
+            params, state = carry
+            updates, state = tx.update(matrix @ params, state, params)
+            params = optax.apply_updates(params, updates)
+            return (params, state), params
+
+        points = jax.lax.scan(step, (start, tx.init(start)), length=num_steps)[1]
+        return jnp.concatenate([start[None], points])
+
+    return jax.vmap(one)(starts)
+
+
+def _points(name, factor, matrix, starts, num_steps, **settings) -> np.ndarray:
+    rule, theta = _rule(name)
+    theta = theta | {key: jnp.float32(value) for key, value in settings.items()}
+    found = _descend(
+        rule, theta, jnp.float32(factor), jnp.asarray(matrix, jnp.float32),
+        jnp.asarray(starts, jnp.float32), num_steps=num_steps,
+    )  # fmt: skip
+    return np.asarray(found, np.float64)
+
+
+def _ravine(name: str, ratio: float, config: ConfigDict) -> dict[str, Any]:
+    """Steps until the loss stays below the target, with the best settings of a rule."""
+    matrix = hessian(ratio)
+    angles = 2 * np.pi * (np.arange(2 * config.num_starts) + 0.3) / (2 * config.num_starts)
+    circle = 2.5 * np.stack([np.cos(angles), np.sin(angles)], axis=-1)
+    chosen, starts = circle[1::2], circle[::2]
+    settings: dict[str, float] = {}
+    factor = 1.0
+    if name in _THEORY:
+        best = best_settings(name, 1 / ratio, 1.0)
+        settings = {"learning_rate": best.rate} | ({"decay": best.decay} if name != "sgd" else {})
+    else:
+        # Adam's rate is its default times a factor; so are the steps of learned rules.
+        scores = [
+            _steps(_points(name, f * _unit(name), matrix, chosen, config.num_steps), matrix, config)
+            for f in config.factors
+        ]
+        factor = config.factors[int(np.argmin([x[0].mean() for x in scores]))] * _unit(name)
+    points = _points(name, factor, matrix, starts, config.num_steps, **settings)
+    steps, stayed = _steps(points, matrix, config)
+    cell = {
+        "steps": steps.mean(),
+        "least": steps.min(),
+        "most": steps.max(),
+        "reached": (steps <= config.num_steps).sum(),
+        "below at the end": stayed.sum(),
+        "factor": factor,
+        **settings,
+    }
+    if ratio == config.drawn_ratio:
+        way = _points(name, factor, matrix, [_START], config.drawn_steps, **settings)[0]
+        losses = np.einsum("ti,ij,tj->t", way, matrix, way)
+        cell["losses"] = losses / losses[0]
+    print(f"{name}, κ = {ratio}: {cell['steps']:.0f} steps", flush=True)
+    return cell
+
+
+def _ways(config: ConfigDict) -> dict[str, Any]:
+    """Ways through a ravine, with settings that are not tuned."""
+    ratio, steps = config.ways.ratio, config.ways.steps
+    found: dict[str, Any] = {}
+    for name, settings in config.ways.items():
+        if name not in ("ratio", "steps"):
+            points = _points(name, 1.0, hessian(ratio), [_START], steps, **settings)[0]
+            found[name] = points.round(3).tolist()
+    return {"ratio": ratio, "points": found}
+
+
+def _unit(name: str) -> float:
+    """What a factor of one means: a rate of 0.1 for Adam, the rule as it is for learned ones."""
+    return 100.0 if name == "adam" else 1.0
+
+
+def _steps(points: np.ndarray, matrix: np.ndarray, config: ConfigDict) -> np.ndarray:
+    """The step at which the loss first reaches the target; one more than there are if it does not.
+
+    Beside it, whether the loss is at or below the target at the end.
+    """
+    with np.errstate(over="ignore", invalid="ignore"):
+        losses = np.einsum("nti,ij,ntj->nt", points, matrix, points)
+        below = losses <= config.target * losses[:, :1]
+    first = np.where(below.any(axis=1), below.argmax(axis=1), below.shape[1])
+    return np.stack([first, below[:, -1]])
+
+
+def _saddle(name: str, config: ConfigDict) -> dict[str, Any]:
+    """Steps until |y| > 1 from (1, offset), at ½ (x² − y²); infinity where that never comes."""
+    settings: dict[str, float] = {}
+    if name in _THEORY:
+        settings = {"learning_rate": config.saddle_rate}
+        settings |= {"decay": config.saddle_decay} if name != "sgd" else {}
+    if name == "adam":
+        settings = {"learning_rate": config.saddle_rate}
+    starts = [[1.0, offset] for offset in (*config.offsets, 0.0)]
+    points = _points(name, 1.0, np.diag([1.0, -1.0]), starts, config.num_steps, **settings)
+    with np.errstate(invalid="ignore"):
+        away = ~(np.abs(points[:, :, 1]) <= 1)
+    first = np.where(away.any(axis=1), away.argmax(axis=1), -1)  # -1: never
+    return {"steps": first[:-1], "from the ridge itself": int(first[-1]), **settings}
+
+
+def draw(results: dict[str, Any], path: Path) -> None:
+    """The map of momentum, swings, a ravine, condition numbers and a saddle."""
+    figure, axes = make_panels(6, xlabel="", ylabel="", columns=3)
+    styles = styles_of(results["ravines"])
+    _draw_map(axes[0])
+    _draw_swings(axes[1], results)
+    _draw_ways(axes[2], results, styles)
+    ratio = str(results["drawn_ratio"])
+    for name, (color, dash) in styles.items():
+        line = {"color": color, "linestyle": dash, "linewidth": 1.6, "label": display_name(name)}
+        cells = results["ravines"][name]
+        axes[3].plot(cells[ratio]["losses"], **line)
+        ratios = [int(k) for k, cell in cells.items() if cell["reached"]]
+        reached = [cells[str(k)] for k in ratios]
+        middle = np.array([cell["steps"] for cell in reached])
+        ends = [middle - [c["least"] for c in reached], [c["most"] for c in reached] - middle]
+        axes[4].errorbar(ratios, middle, ends, marker=".", **line)
+        steps = np.array(results["saddle"][name]["steps"], float)
+        steps[steps < 0] = np.nan
+        axes[5].plot(results["offsets"], steps, marker=".", **line)
+    axes[3].set(
+        title=f"4. Loss in a ravine (κ = {ratio})", xlabel="steps", yscale="log",
+        ylabel="loss / loss at the start", ylim=(1e-12, 3),
+    )  # fmt: skip
+    axes[4].set(
+        title="5. The narrower the ravine", xlabel="condition number κ", xscale="log", yscale="log",
+        ylabel=f"steps to {results['target']:g} of the loss",
+    )  # fmt: skip
+    axes[5].set(
+        title="6. Leaving a saddle", xlabel="distance from the ridge at the start", xscale="log",
+        ylabel="steps until away", ylim=(0, None),
+    )  # fmt: skip
+    axes[5].invert_xaxis()
+    axes[4].xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axes[4].yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    for axis in axes:
+        axis.title.set_fontsize(10)
+    save(figure, axes[3:], path / "momentum.svg", legend="right")
+
+
+def _draw_map(axis: Any) -> None:
+    rates, decays = np.linspace(0.002, 4, 120), np.linspace(0, 0.999, 80)
+    radius = spectral_radius("momentum", rates, decays[:, None], 1.0)
+    levels = [0, 0.5, 0.7, 0.8, 0.9, 0.95, 1]
+    shades = [str(x) for x in np.linspace(0.98, 0.6, len(levels) - 1)]
+    axis.contourf(rates, decays, radius, levels=levels, colors=shades)
+    lines = axis.contour(rates, decays, radius, levels=levels[1:-1], colors="0.4", linewidths=0.5)
+    axis.clabel(lines, fontsize=7, fmt="%g")
+    edge = np.linspace(0, 0.99, 50)
+    axis.plot([largest_rate("momentum", g, 1.0) for g in edge], edge, color=COLORS[1], linewidth=2)
+    x = np.linspace(0, 1, 60)
+    axis.plot(x, critical_decay(x, 1.0), color=COLORS[3], linewidth=2)
+    x = np.linspace(1, 3.96, 60)  # beyond, θ changes sign in every step
+    axis.plot(x, (1 - np.sqrt(x)) ** 2, color=COLORS[3], linewidth=2)
+    box = {"facecolor": "white", "edgecolor": "none", "pad": 1}
+    for x, y, word, color in (
+        (0.06, 0.05, "creeps", COLORS[3]),
+        (1.1, 0.4, "swings", COLORS[3]),
+        (1.72, 0.05, "hops", COLORS[3]),
+        (3.0, 0.15, "diverges", COLORS[1]),
+    ):
+        axis.text(x, y, word, color=color, fontsize=9, bbox=box)
+    axis.set(
+        title="1. Heavy ball: share left after a step", xlabel="rate × curvature, ηλ",
+        ylabel="momentum γ", xlim=(0, 4), ylim=(0, 1),
+    )  # fmt: skip
+    axis.grid(False)
+
+
+def _draw_swings(axis: Any, results: dict[str, Any]) -> None:
+    critical = float(critical_decay(results["swing_rate"], 1.0))
+    for (decay, points), color in zip(results["swings"].items(), COLORS, strict=False):
+        note = ", critical" if abs(float(decay) - critical) < 1e-3 else ""
+        axis.plot(points, color=color, linewidth=1.5, label=f"γ = {decay}{note}")
+    axis.axhline(0, color="0.5", linewidth=0.8)
+    axis.legend(frameon=False, fontsize=8, loc="upper right")
+    axis.set(
+        title=f"2. Overshooting (ηλ = {results['swing_rate']:g})", xlabel="steps",
+        ylabel="distance from the minimum", ylim=(-1.05, 1.9),
+    )  # fmt: skip
+
+
+def _draw_ways(axis: Any, results: dict[str, Any], styles: Mapping[str, tuple[str, Any]]) -> None:
+    ratio = results["ways"]["ratio"]
+    x, y = np.meshgrid(np.linspace(-2.6, 1.6, 80), np.linspace(-2.3, 1.0, 60))
+    matrix = hessian(ratio)
+    height = 0.5 * (matrix[0, 0] * x**2 + 2 * matrix[0, 1] * x * y + matrix[1, 1] * y**2)
+    axis.contour(x, y, height, levels=0.5 * 4.0 ** np.arange(-4, 3), colors="0.8", linewidths=0.6)
+    for name, way in results["ways"]["points"].items():
+        color, dash = styles[name]
+        line = {"color": color, "linestyle": dash, "linewidth": 1}
+        axis.plot(*np.transpose(way), marker=".", markersize=3, **line)
+    axis.plot(*_START, "kX", markersize=7)
+    axis.plot(0, 0, "k*", markersize=9)
+    axis.set(
+        title=f"3. A ravine (κ = {ratio}): circling", xlabel="first parameter",
+        ylabel="second parameter", xlim=(-2.6, 1.6), ylim=(-2.3, 1.0),
+    )  # fmt: skip
+    axis.grid(False)
+
+
+def report(results: dict[str, Any]) -> str:
+    """The answer and the tables."""
+    rules, ratios = results["ravines"], [str(x) for x in results["ratios"]]
+    starts = max(cell["reached"] for cells in rules.values() for cell in cells.values())
+    setting = (
+        "Quadratics of two parameters, whose gradients have no noise. SGD, heavy ball and Nesterov "
+        "have the rates and momenta that theory gives for each ravine; Adam's rate and the factor "
+        "on the steps of learned rules are the best of 17 for each ravine, chosen from other "
+        f"starts than the {starts} that are reported. *general* and *lstm_quadratic_gaussian* are "
+        "pretrained rules; the second was meta-trained on random quadratics."
+    )
+    head = ["rule", *(f"κ = {ratio}" for ratio in ratios)]
+    rows, ends = [], []
+    for name, cells in rules.items():
+        each = [cells[ratio] for ratio in ratios]
+        rows.append([display_name(name), *(_reached(cell, starts) for cell in each)])
+        ends.append([display_name(name), *(str(cell["below at the end"]) for cell in each)])
+    saddle = [
+        [display_name(name), *map(_left, [*found["steps"], found["from the ridge itself"]])]
+        for name, found in results["saddle"].items()
+    ]
+    theory = [
+        [display_name(name), str(x["settings"]), f"{x['worst']:.4f}", str(x["wrong"])]
+        for name, x in results["map"].items()
+    ]
+    return answer_page(
+        "Why does momentum overshoot and circle, and when does it not converge?",
+        "momentum",
+        setting,
+        _answer(results),
+        f"## Steps until the loss first is {results['target']:g} of that at the start",
+        f"Mean over {starts} starts, least and most in brackets; in parentheses how many of them "
+        f"came so far within {results['num_steps']} steps, where not all did (the others count as "
+        "one step more).",
+        table(head, rows),
+        f"Of these {starts}, how many are below that loss after {results['num_steps']} steps:",
+        table(head, ends),
+        "## Steps until a saddle is left",
+        f"From a distance of 1 along the ridge and so far beside it; rate {_rate(results)}.",
+        table(["rule", *(f"{x:g}" for x in results["offsets"]), "on the ridge"], saddle),
+        "## Theory against the rules themselves",
+        "The share of the distance that a step leaves, measured over 400 steps, against the "
+        "spectral radius; and for how many settings one says that it converges and the other not.",
+        table(["rule", "settings (ηλ, γ)", "largest difference", "disagreements"], theory),
+    )
+
+
+def _reached(cell: dict[str, Any], starts: int) -> str:
+    lacking = "" if cell["reached"] == starts else f" ({cell['reached']} of {starts})"
+    return f"{cell['steps']:.0f} [{cell['least']}, {cell['most']}]{lacking}"
+
+
+def _left(steps: int) -> str:
+    return "never" if steps < 0 else str(steps)
+
+
+def _rate(results: dict[str, Any]) -> str:
+    found = next((x for x in results["saddle"].values() if "decay" in x), None)
+    rates = [x["learning_rate"] for x in results["saddle"].values() if "learning_rate" in x]
+    rate = f"{rates[0]:g}" if rates else "the default"
+    return (
+        rate + (f", momentum {found['decay']:g}" if found else "") + "; learned rules as they are"
+    )
+
+
+def _answer(results: dict[str, Any]) -> str:
+    def steps(name: str, ratio: int) -> str:
+        return f"{results['ravines'][name][str(ratio)]['steps']:.0f}"
+
+    def away(name: str) -> list[int]:
+        return results["saddle"][name]["steps"]
+
+    return (
+        "**Momentum is a mass on a spring.** Along a direction of curvature λ it has a critical "
+        "value, γ = (1 − √(ηλ))²: below it the point creeps to the minimum, above it it arrives "
+        "with speed left, shoots past, and swings, with amplitudes that shrink by √γ a step; in "
+        "two directions of different curvature swings look like circles. With the heavy ball it "
+        "diverges if ηλ ≥ 2 (1 + γ), with Nesterov's if ηλ ≥ 2 (1 + γ) / (1 + 2γ): momentum allows "
+        "longer steps of the first and shorter ones of the second (2 without).\n\n"
+        "**It is made for ravines.** The steepest direction limits the rate, the flattest one "
+        "sets the time: gradient descent needs steps in proportion to the condition number κ, "
+        f"momentum to its root. From κ = 10 to 1000 SGD goes from {steps('sgd', 10)} to "
+        f"{steps('sgd', 1000)} steps, the heavy ball from {steps('momentum', 10)} to "
+        f"{steps('momentum', 1000)} and Nesterov from {steps('nesterov', 10)} to "
+        f"{steps('nesterov', 1000)}. Adam, with a rate for each κ, needs {steps('adam', 10)} to "
+        f"{steps('adam', 1000)}, general {steps('general', 10)} to {steps('general', 1000)}; both "
+        "swing as well. The LSTM learned on quadratics is quick in wide ravines and gets stuck in "
+        "narrow ones. Both learned rules reach the target and do not stay: their steps do not "
+        "shrink to nothing.\n\n"
+        "**A saddle is left by all of them, unless they start on the ridge itself,** where the "
+        "gradient shows no way out. SGD's time grows with the logarithm of the distance from the "
+        f"ridge ({away('sgd')[0]} to {away('sgd')[-1]} steps), momentum's too, at a third of it "
+        f"({away('momentum')[0]} to {away('momentum')[-1]}). Adam ({away('adam')[0]} to "
+        f"{away('adam')[-1]}) and the learned rules (general {away('general')[0]} to "
+        f"{away('general')[-1]}) take steps that hardly depend on the size of a gradient, and "
+        "do not mind."
+    )
