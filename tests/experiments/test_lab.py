@@ -21,7 +21,7 @@ TINY = {
     },
     "break_even": {
         "task": DIGITS,
-        "batches": (4, 16),
+        "batches": (4,),
         "turns": 2,
         "steps_timed": 1,
     },

@@ -1,21 +1,26 @@
 """Break-even against counting trainings one by one."""
 
+import itertools
 import math
 from fractions import Fraction
 
 import hypothesis
+import jax
 import numpy as np
+import optax
 import pytest
 from hypothesis import strategies as st
 
 from learned_opt.studies import break_even, break_even_interval
 from learned_opt.studies.costs import least_gradient, step_time
+from learned_opt.studies.runs import Optimizer, step_times
+from learned_opt.tasks import Quadratic
 
 WHOLE = st.integers(1, 12)
 QUARTERS = st.integers(1, 24).map(lambda n: n / 4)  # exact in binary
 
 
-def _by_hand(cost, run, speed_up, ratio, k_b, k_l, most=3000):
+def _by_hand(cost, run, speed_up, ratio, k_b, k_l, most=1000):
     """Pays for one training after the other, in exact numbers."""
     with_baseline, with_learned = Fraction(0), Fraction(cost)
     for n in range(1, most + 1):
@@ -27,7 +32,7 @@ def _by_hand(cost, run, speed_up, ratio, k_b, k_l, most=3000):
 
 
 @hypothesis.given(st.integers(0, 40), WHOLE, QUARTERS, QUARTERS, st.integers(1, 7), WHOLE)
-@hypothesis.settings(deadline=None, max_examples=200)
+@hypothesis.settings(deadline=None, max_examples=100)
 def test_equals_counting(cost, run, speed_up, ratio, k_b, k_l):
     found = break_even(
         cost, run, speed_up=speed_up, step_time=ratio, baseline_runs=k_b, learned_runs=k_l
@@ -75,6 +80,19 @@ def test_the_least_gradient_is_where_break_even_turns(speed_up, baseline_update,
         return
     assert pays(bound * 1.001 + 1e-9)
     assert bound == 0 or not pays(bound * 0.999)
+
+
+def test_steps_are_timed_by_the_clock_that_is_given():
+    ticks = itertools.count()
+    found = step_times(
+        {"sgd": Optimizer(lambda rate, *_: optax.sgd(rate))},
+        Quadratic(num_dims=2),
+        jax.random.key(0),
+        num_steps=4,
+        repeats=3,
+        clock=lambda: float(next(ticks)),
+    )
+    assert found == {"sgd": [0.25] * 3}
 
 
 @pytest.mark.parametrize(
