@@ -51,6 +51,13 @@ _BLACK, _ORANGE = LEARNED_STYLES["general"][0], KNOWN_STYLES["adam"][0]
 def run(config: ConfigDict, workdir: Path, data_dir: str | None) -> dict[str, Any]:
     """Times the rules for each batch, and counts trainings."""
     check_positive(config, "turns", "steps_timed", "baseline_runs")
+    if not config.batches:
+        raise ValueError("batches must have at least one batch size")
+    settings = {"meta_training": config.meta_training, "run": config.run}
+    speed_up = tuple(config.speed_up)
+    break_even_interval(  # refuses bad costs before anything is timed
+        **settings, speed_up=speed_up, step_time=config.leaderboard_step_time
+    )
     times = {
         str(batch): kept(
             workdir / "cells" / f"batch_{batch}.json",
@@ -59,11 +66,10 @@ def run(config: ConfigDict, workdir: Path, data_dir: str | None) -> dict[str, An
         for batch in config.batches
     }
     found = {batch: _ratios(cell) for batch, cell in times.items()}
-    settings = {"meta_training": config.meta_training, "run": config.run}
     for cell in found.values():
         for name, runs in (("tuned", config.baseline_runs), ("known", 1)):
             cell[name] = break_even_interval(
-                **settings, speed_up=tuple(config.speed_up), step_time=cell["step"][0],
+                **settings, speed_up=speed_up, step_time=cell["step"][0],
                 baseline_runs=runs,
             )  # fmt: skip
     adams = found[str(min(config.batches))]["adams"][0]

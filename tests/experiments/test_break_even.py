@@ -36,3 +36,20 @@ def test_the_committed_page_is_what_its_results_say():
     folder = ROOT / "docs/generalization/break_even"
     results = json.loads((folder / "results.json").read_text())
     assert break_even.report(results) == (folder / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"batches": ()}, "batches must have at least one batch size"),
+        ({"run": 0.0}, "run must be finite and positive, got 0.0"),
+        ({"speed_up": (2.0, 3.0, 4.0)}, "speed_up must be .value, low, high. in order"),
+        ({"turns": 0}, "turns must be a whole number of at least 1, got 0"),
+    ],
+)
+def test_bad_settings_are_refused_before_anything_is_timed(change, message, tmp_path):
+    config = DEFAULTS.copy_and_resolve_references()
+    config.update(change)
+    with pytest.raises(ValueError, match=message):
+        break_even.run(config, tmp_path, None)
+    assert not list(tmp_path.iterdir())
