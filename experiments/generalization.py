@@ -24,6 +24,7 @@ from experiments.common.workdir import open_workdir, rounded, write_json
 EXPERIMENTS: dict[str, str] = {
     "batch_size": "experiments.lab.batch_size",
     "bias_variance": "experiments.lab.bias_variance",
+    "break_even": "experiments.lab.break_even",
     "cross_validation": "experiments.lab.cross_validation",
     "early_stopping": "experiments.lab.early_stopping",
     "ensembles": "experiments.lab.ensembles",

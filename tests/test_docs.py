@@ -1,5 +1,6 @@
 """What lies in docs: small, referred to, and nothing that is referred to is missing."""
 
+import json
 import re
 from pathlib import Path
 
@@ -42,6 +43,47 @@ def test_the_code_of_the_studies_page_runs(monkeypatch, capsys):
     assert len(blocks) == 1
     exec(compile(blocks[0], "docs/studies/README.md", "exec"), {})
     assert "learning_rate" in capsys.readouterr().out
+
+
+QUESTIONS = (ROOT / "docs/questions.md").read_text(encoding="utf-8")
+
+
+def test_the_code_of_the_questions_page_prints_what_it_says(monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    ((code, printed),) = re.findall(
+        r"```python\n(.*?)```\n\nprints\n\n```\n(.*?)```", QUESTIONS, re.S
+    )
+    exec(compile(code, "docs/questions.md", "exec"), {})
+    assert capsys.readouterr().out == printed
+
+
+def test_each_question_has_a_paragraph_a_figure_and_a_command():
+    questions = QUESTIONS.split("\n## ")[1:]
+    assert [question.partition(".")[0] for question in questions] == [*"123456789"]
+    for question in questions:
+        assert question.partition("\n")[0].endswith("?")
+        (command,) = re.findall(r"```bash\n(.*?)```", question, re.S)
+        assert len(re.findall(r"^!\[", question, re.M)) == 1 and question.count("\n**") == 1
+        program, config = re.match(r"python -m experiments\.(\w+) --config=(\S+)", command).groups()
+        assert (ROOT / "experiments" / f"{program}.py").exists() and (ROOT / config).exists()
+        assert "--workdir=DIR" in command
+
+
+def test_the_questions_page_says_what_the_leaderboard_says():
+    summary = json.loads((ROOT / "docs/leaderboard/summary.json").read_text())["rules"]
+    general = summary["general_default"]
+    for name, numbers in (
+        ("times fewer steps than Adam", general["speed_up"]),
+        ("times its training loss", general["train"]["adam"]),
+        ("times its test loss", general["heldout"]["adam"]),
+    ):
+        written = "{:.2f} [{:.2f}, {:.2f}]".format(*numbers)
+        assert f"{written} {name}" in " ".join(QUESTIONS.split())
+    for rule in ("general_default", "celo2_cosine", "schedule_free_adamw"):
+        assert f"{summary[rule]['step_time']:.2f}" in QUESTIONS
+        assert f"{summary[rule]['speed_up'][0]:.2f}" in QUESTIONS
+    ratio = general["step_time"] / general["speed_up"][0]
+    assert f"2.97 / 2.58 = {ratio:.2f}" in " ".join(QUESTIONS.split())
 
 
 def test_the_studies_page_claims_no_more_than_its_intervals():

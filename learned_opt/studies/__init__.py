@@ -1,6 +1,7 @@
 """Which optimizer is better: search spaces, studies of many trials, and their statistics."""
 
 from learned_opt.studies import inclusion, spaces, statistics
+from learned_opt.studies.costs import break_even, break_even_interval
 from learned_opt.studies.early_stopping import Stopped, stop_early
 from learned_opt.studies.lanes import Lanes, default_lanes, run_lanes, start_loss
 from learned_opt.studies.spaces import SearchSpace, load_space
@@ -15,6 +16,8 @@ __all__ = [
     "Stopped",
     "TrialStore",
     "Tuned",
+    "break_even",
+    "break_even_interval",
     "default_lanes",
     "digest",
     "inclusion",

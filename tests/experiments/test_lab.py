@@ -22,6 +22,12 @@ TINY = {
         "drawn": {"degree": (1,), "width": (2,)},
         "num_drawn": 2,
     },
+    "break_even": {
+        "task": DIGITS,
+        "batches": (4,),
+        "turns": 2,
+        "steps_timed": 1,
+    },
     "cross_validation": {
         "folds": 3,
         "little": {
