@@ -95,7 +95,11 @@ def test_named_files_exist(document):
         link for link in re.findall(r"\]\(([^)]+)\)", text) if "://" not in link and link[0] != "#"
     ]
     paths = re.findall(r"\b((?:scripts|experiments|tests|learned_opt|docs)/[\w/.]+\w)", text)
-    examples = {"experiments/configs/FILE.py", "experiments/spaces/WORKLOAD/LEVEL/RULE.json"}
+    examples = {
+        "experiments/configs/FILE.py",
+        "docs/generalization/NAME",
+        "experiments/spaces/WORKLOAD/LEVEL/RULE.json",
+    }
     for path in {*links, *paths} - examples:
         assert (ROOT / path).exists(), path
 

@@ -37,8 +37,8 @@ DEFAULTS = ConfigDict(
         "turns": 7,
         "steps_timed": 3,  # in each turn
         # docs/leaderboard/summary.json: `general` at its default rate against Adam at its best
-        "speed_up": (2.577, 2.408, 2.784),
-        "leaderboard_step_time": 2.974,
+        "speed_up": (2.595, 2.394, 2.819),
+        "leaderboard_step_time": 2.685,
         "meta_training": 900.0,  # seconds, compilation included: docs/general.md
         "run": 60.0,  # seconds of a run with Adam that are supposed
         "baseline_runs": 7,  # rates that the leaderboard tries for Adam
