@@ -177,6 +177,10 @@ def _answer(
             f"{ours.mean():.1f} % with its best regularizer, AdamW {theirs.mean():.1f} % with its "
             f"best (difference of the bests {_plain(mean_interval(ours - theirs))} points)"
         )
+    muon = ""
+    if against and "muon" in rules:
+        bests = [test_errors(results, "muon", chosen(results, "muon", n), n).mean() for n in sizes]
+        muon = f" Muon, with its best {' and '.join(f'{best:.1f} %' for best in bests)}, is close."
     shifted = (
         f"Pictures shifted by one pixel cost {min(harm):.1f} to {max(harm):.1f} points: these "
         "digits are centred, in the test set too, and one of eight pixels is far. "
@@ -187,7 +191,7 @@ def _answer(
         f"**At its best strength and rate hardly any regularizer pays here: of {len(found)} "
         f"comparisons {len(better)} show fewer test errors and {len(worse)} show more (by chance "
         f"alone about {0.025 * len(found):.0f} of each would)."
-        + (f" The rule matters more: {'; '.join(against)}." if against else "")
+        + (f" The rule matters more: {'; '.join(against)}.{muon}" if against else "")
         + "**",
         "",
         f"What helps: {_named(better) or 'nothing'}. {shifted}"
