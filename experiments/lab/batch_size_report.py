@@ -48,7 +48,8 @@ def _draw_panel(axis: Any, ways: Mapping[str, Any], metric: str) -> np.ndarray:
         points = {int(batch): cell for batch, cell in ways[way].items()}
         at = {batch: batch * 1.08 ** (k - 1) for batch in points}  # no interval hides another
         good = [batch for batch, cell in points.items() if learned(cell)]
-        found = factor * np.array([_interval(points[batch][metric]) for batch in good]).T
+        intervals = [_interval(points[batch][metric]) for batch in good]
+        found = factor * np.array(intervals).reshape(-1, 3).T
         mean, low, high = found
         axis.errorbar(
             [at[batch] for batch in good], mean, [mean - low, high - mean], color=color,
@@ -151,8 +152,8 @@ def report(results: Mapping[str, Any]) -> str:
         f"make few updates: their training loss rises with it "
         f"({pair('epochs', 'tuned', 'train_loss')}).** The rank correlation of eigenvalue and "
         "test error, over the minima at equal updates that learned, is "
-        f"{_correlation(cells['steps'], ('same',)):+.2f} with one rate, where sharper minima come "
-        f"with fewer errors, and {_correlation(cells['steps'], tuple(WAYS)):+.2f} with all rates. "
+        f"{_correlation(cells['steps'], ('same',))} with one rate, where sharper minima come "
+        f"with fewer errors, and {_correlation(cells['steps'], tuple(WAYS))} with all rates. "
         "What sets the curvature is the rate as much as the batch: gradient descent of rate η "
         "does not stay where the eigenvalue is far above 2/η, and the largest batches end at "
         f"{min(edges):.2g} to {max(edges):.2g} times that edge. With a rate tuned for each batch "
@@ -219,7 +220,7 @@ def _least(cells: Mapping[str, Any], metric: str) -> float:
     )
 
 
-def _correlation(ways: Mapping[str, Any], names: tuple[str, ...]) -> float:
+def _correlation(ways: Mapping[str, Any], names: tuple[str, ...]) -> str:
     """Spearman's, of eigenvalue and test error, over the minima of runs that learned."""
     from scipy.stats import spearmanr
 
@@ -230,6 +231,6 @@ def _correlation(ways: Mapping[str, Any], names: tuple[str, ...]) -> float:
         if learned(cell)
     }
     if len(found) < 2:
-        return float("nan")
+        return "unknown, of too few,"
     pairs = [pair for x, y in found.values() for pair in zip(x, y, strict=False)]
-    return float(spearmanr(*np.array(pairs).T).statistic)
+    return f"{spearmanr(*np.array(pairs).T).statistic:+.2f}"

@@ -1,8 +1,10 @@
 """The launcher of the generalization lab, and what its experiments promise."""
 
+import importlib
 import json
 import sys
 import types
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -64,3 +66,21 @@ def test_numbers_are_rounded_for_reading():
         {1: (1 / 3, np.float32(2e-7)), "a": {"b": np.array([np.nan, 123456.0])}, "c": 7}
     )
     assert found == {"1": [0.33333, 2e-7], "a": {"b": [None, 123460.0]}, "c": 7}
+
+
+CONFIGS = sorted(Path(generalization.__file__).parent.glob("configs/generalization/*.py"))
+DOCS = Path(__file__).parents[2] / "docs" / "generalization"
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_a_config_says_how_it_is_run_and_its_results_are_there(path):
+    module = importlib.import_module(f"experiments.configs.generalization.{path.stem}")
+    assert "python -m experiments.generalization" in module.__doc__
+    assert f"--config=experiments/configs/generalization/{path.name}" in module.__doc__
+    assert "Run time" in module.__doc__ and "Expected" in module.__doc__
+    config = module.get_config()
+    experiment = generalization.find_experiment(config.experiment)
+    assert not set(config) - {*experiment.DEFAULTS, "experiment"}
+    folder = DOCS / config.experiment
+    results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    assert experiment.report(results) == (folder / "README.md").read_text(encoding="utf-8")

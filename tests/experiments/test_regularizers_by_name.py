@@ -26,7 +26,7 @@ TASKS |= {
     name: {"name": "augmented", "transforms": ({"name": name},), "task": DIGITS}
     for name in AUGMENTATIONS
 }
-FAST = ("none", "l2", "mixup", "dropout")
+FAST = ("none", "l2", "mixup")
 SPACE = SearchSpace("sgd", {"learning_rate": Range(0.1, 1.0)})
 KEY = jax.random.key(0)
 

@@ -9,9 +9,11 @@ validation error. Three rules are meta-trained first on 100 digits of MNIST, ave
 for their training loss, their validation loss and a regularized training loss, and tried on the
 same digits. MNIST is read from TFDS_DATA_DIR or --data_dir.
 
-Run time: about 20 minutes on one core.
+Run time: about 10 minutes on one core, half of them to compile.
 
-Expected: on 100 examples shifted pictures, with every rule; weight penalties buy little.
+Expected: hardly any regularizer lowers the test error of a tuned rule, shifted pictures raise it;
+`general` is ahead of AdamW, each with its best. Meta-trained for the training loss a rule learns a
+negative weight decay, for the validation loss a positive one.
 """
 
 from ml_collections import ConfigDict
