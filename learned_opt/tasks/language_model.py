@@ -171,8 +171,8 @@ def _network(network, vocab_size, length, hidden_size, num_layers) -> Network:
     hidden_size = positive("hidden_size", 128 if hidden_size is None else hidden_size)
     num_layers = positive("num_layers", 2 if num_layers is None else num_layers)
     if network == "transformer":
-        sizes = (vocab_size, hidden_size, num_layers, length)
-        return FlaxNetwork(sequences.CharacterTransformer, sizes)
+        shape = (vocab_size, hidden_size, num_layers, length)
+        return FlaxNetwork(sequences.CharacterTransformer, shape)
     layer = {"lstm": sequences.LSTMLayer, "gru": sequences.GRULayer}[network]
     return FlaxNetwork(sequences.CharacterRNN, (layer, vocab_size, hidden_size, num_layers))
 
