@@ -7,6 +7,8 @@ import math
 import os
 import re
 import shutil
+import subprocess
+import sys
 import zlib
 from pathlib import Path
 
@@ -113,6 +115,14 @@ def test_the_config_is_the_programs_default():
     assert len({name for name, _ in config.rules}) <= 6  # lines in a panel
 
 
+def test_the_program_runs_without_a_config_flag(tmp_path):
+    (tmp_path / "file").touch()
+    command = [sys.executable, "-m", "experiments.explorer", f"--workdir={tmp_path / 'file'}"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 1  # of the work directory: the config was found
+    assert done.stderr.startswith("error: ") and "is a file, not a directory" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -195,6 +205,20 @@ def test_ways_shown_are_the_librarys(page, surface, rule):
         g = np.asarray(jax.vmap(jax.grad(lambda p: task.value(p[0], p[1])))(points))[:T]
         v = np.sum(0.001 * 0.999 ** np.arange(T)[::-1, None] * g**2, axis=0)
         np.testing.assert_allclose(second, v, rtol=0.02)
+
+
+def test_rates_are_at_first_the_best_of_their_list(page):
+    ends = []
+    for rate in RATES:
+        made = update_rules.adam(rate)
+        theta = made.init(jax.random.key(0))
+        ends.append(
+            evaluation.trajectory(made, theta, Surface("ravine"), jax.random.key(0), num_steps=T)[
+                1
+            ][-1]
+        )
+    assert page.input_value("select[data-rate=adam]") == str(np.argmin(ends))
+    assert page.evaluate("data.surfaces.ravine.starts[state.start]") == pytest.approx([-2.5, -1.5])
 
 
 def test_every_control_does_what_it_says(page):

@@ -3,7 +3,7 @@ r"""What every rule answers to gradients, and each pretrained one beside Adam.
     python -m experiments.responses --config=experiments/configs/responses/responses.py \
         --workdir=DIR
 
-Run time: about 2 minutes on 1 core.
+Run time: about 1 minute on 1 core.
 
 Expected: see docs/responses/README.md.
 """
