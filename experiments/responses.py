@@ -7,6 +7,7 @@ Shows every rule gradients made by hand: constant, a single one, one that begins
 alternates or drowns in noise, over six decades of size. Writes rules/NAME.svg, one figure a rule;
 pairs/ONE_OTHER.svg, two rules side by side; results.json and tables.txt. Rules that treat matrices
 in another way than the rest, as Muon and `general` do, are shown on a small matrix and on a vector.
+What is measured is kept in parts/, so that the same command goes on where it was cut short.
 """
 
 from collections.abc import Sequence
@@ -75,10 +76,9 @@ def main(config: ConfigDict, workdir: Path, data_dir: str | None) -> None:
     found: list[Measured] = []
     with Progress("responses", 0, len(rules)) as bar:
         for n, (name, (rule, theta)) in enumerate(rules.items(), 1):
-            shapes = ("vector",) if rule.coordinatewise else ("matrix", "vector")
+            shapes = ("",) if rule.coordinatewise else ("matrix", "vector")
             for shape in shapes:
-                several = len(shapes) > 1
-                found.append(_measure(name, rule, theta, shape, several, signals, config))
+                found.append(_measured(name, rule, theta, shape, signals, config, workdir))
             bar.update(n, {})
     _draw(found, signals, config, workdir)
     write_json(workdir / "results.json", {m.name: _results(m, config) for m in found})
@@ -110,11 +110,26 @@ def direction(shape: str, size: int) -> np.ndarray:
     return matrix / np.sqrt(np.mean(matrix**2))
 
 
-def _measure(name, rule, theta, shape, several, signals, config) -> Measured:
-    d = direction(shape, config.matrix_size)
-    steps = -signal_responses(rule, theta, np.stack(list(signals.values())), config.sizes, d)
+def _measured(name, rule, theta, shape, signals, config, workdir) -> Measured:
+    """Measures a rule, or finds what an earlier call of the same command measured."""
+    full_name = f"{name}_{shape}" if shape else name
+    file = workdir / "parts" / f"{full_name}.npz"
+    if not file.exists():
+        file.parent.mkdir(exist_ok=True)
+        partial = file.with_suffix(".partial.npz")
+        np.savez(partial, **_measure(rule, theta, shape or "vector", signals, config))
+        partial.replace(file)
+    with np.load(file) as kept:
+        steps, mean, error = kept["steps"], kept["mean"], kept["error"]
     constant = steps[list(signals).index("constant")]
     units = np.sqrt(np.mean(constant[:, config.num_steps // 2 :] ** 2, axis=1))
+    label = display_name(name) + (f" ({shape})" if shape else "")
+    return Measured(full_name, label, name, steps, units, (mean, error))
+
+
+def _measure(rule, theta, shape, signals, config) -> dict[str, np.ndarray]:
+    d = direction(shape, config.matrix_size)
+    steps = -signal_responses(rule, theta, np.stack(list(signals.values())), config.sizes, d)
     mean, error = noise_response(
         rule,
         theta,
@@ -125,14 +140,7 @@ def _measure(name, rule, theta, shape, several, signals, config) -> Measured:
         num_steps=config.num_steps,
         seed=config.seed,
     )
-    return Measured(
-        f"{name}_{shape}" if several else name,
-        display_name(name) + (f" ({shape})" if several else ""),
-        name,
-        steps,
-        units,
-        (-mean, error),
-    )
+    return {"steps": steps, "mean": -mean, "error": error}
 
 
 def _answers(m: Measured, size: float, config: ConfigDict, *, summary: bool = True) -> Answers:

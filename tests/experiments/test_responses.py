@@ -48,6 +48,27 @@ def test_responses(tmp_path, capsys):
     assert "answers to gradients of 0.01" in capsys.readouterr().out
 
 
+def test_the_same_command_goes_on_with_what_is_kept(tmp_path, monkeypatch):
+    workdir = tmp_path / "run"
+    monkeypatch.setattr(responses, "answers", lambda *args, **kwargs: None)  # draws nothing
+    config = make_config(rules=("sgd", "momentum"), pairs=())
+    measure, measured = responses._measure, []
+
+    def cut_short(rule, *args):
+        measured.append(rule)
+        if len(measured) == 2:
+            raise KeyboardInterrupt
+        return measure(rule, *args)
+
+    monkeypatch.setattr(responses, "_measure", cut_short)
+    with pytest.raises(KeyboardInterrupt):
+        responses.main(config, workdir, None)
+    responses.main(config, workdir, None)
+    assert len(measured) == 3  # SGD was not measured again
+    found = json.loads((workdir / "results.json").read_text())
+    assert found["sgd"]["step"] == pytest.approx(0.1 * 0.01)
+
+
 def test_the_config_shows_every_pretrained_rule_beside_adam():
     config = responses._checked(check_fields(get_config(), responses.DEFAULTS))
     assert {(name, "adam") for name in pretrained_names()} <= set(config.pairs)
