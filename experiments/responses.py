@@ -117,7 +117,8 @@ def _measured(name, rule, theta, shape, signals, config, workdir) -> Measured:
     if not file.exists():
         file.parent.mkdir(exist_ok=True)
         partial = file.with_suffix(".partial.npz")
-        np.savez(partial, **_measure(rule, theta, shape or "vector", signals, config))
+        steps, mean, error = _measure(rule, theta, shape or "vector", signals, config)
+        np.savez(partial, steps=steps, mean=mean, error=error)
         partial.replace(file)
     with np.load(file) as kept:
         steps, mean, error = kept["steps"], kept["mean"], kept["error"]
@@ -127,7 +128,7 @@ def _measured(name, rule, theta, shape, signals, config, workdir) -> Measured:
     return Measured(full_name, label, name, steps, units, (mean, error))
 
 
-def _measure(rule, theta, shape, signals, config) -> dict[str, np.ndarray]:
+def _measure(rule, theta, shape, signals, config) -> tuple[np.ndarray, ...]:
     d = direction(shape, config.matrix_size)
     steps = -signal_responses(rule, theta, np.stack(list(signals.values())), config.sizes, d)
     mean, error = noise_response(
@@ -140,7 +141,7 @@ def _measure(rule, theta, shape, signals, config) -> dict[str, np.ndarray]:
         num_steps=config.num_steps,
         seed=config.seed,
     )
-    return {"steps": steps, "mean": -mean, "error": error}
+    return steps, -mean, error
 
 
 def _answers(m: Measured, size: float, config: ConfigDict, *, summary: bool = True) -> Answers:
