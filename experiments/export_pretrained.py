@@ -86,6 +86,7 @@ def export(
         "command": "python -m experiments.meta_train "
         f"--config=experiments/configs/meta_train/{name}.py --workdir=DIR"
         + "".join(f" --{place}=PATH" for place in places),
+        "figure": f"docs/responses/{name}_adam.svg",  # of `experiments.responses`
         "seed": config["seed"],
         "versions": {k: v for k, v in versions.items() if k != "platform"}
         | {"learned_opt": __version__},

@@ -1,5 +1,6 @@
 import json
 import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -139,6 +140,7 @@ def test_cards_say_how_good_and_how_bad(name):
     assert card["cost"]["inner_steps"] > 0 and card["cost"]["minutes"] > 0
     assert card["versions"]["jax"] and card["results"] and card["fails"]
     assert isinstance(card["seed"], int)
+    assert (Path(__file__).parents[1] / card["figure"]).is_file()
     step = card["typical_step"]
     assert 0 < step["low"] < step["median"] < step["high"] < 1
     page = str(card)

@@ -55,8 +55,14 @@ _INTERRUPTED = "interrupted; the same command goes on from the last checkpoint"
 _TERMINATED = 128 + signal.SIGTERM
 
 
-def launch(experiment: Callable[[ConfigDict, Path, str | None], None]) -> None:
+def launch(
+    experiment: Callable[[ConfigDict, Path, str | None], None],
+    *,
+    default_config: Path | None = None,
+) -> None:
     """Parses the flags and runs `experiment(config, workdir, data_dir)`.
+
+    `--config` may be left out where there is a `default_config`.
 
     An error that a user can mend ends the program with one line and exit code 1; `--traceback`
     shows where it was raised. Ctrl-C ends it with exit code 130, SIGTERM with 143.
@@ -87,7 +93,11 @@ def launch(experiment: Callable[[ConfigDict, Path, str | None], None]) -> None:
             _exit(f"error: {' '.join(str(error).split()) or type(error).__name__}", 1)
 
     def parse(argv: list[str]) -> list[str]:
-        flags.mark_flags_as_required(["config", "workdir"])
+        if default_config is None:
+            flags.mark_flag_as_required("config")
+        else:
+            flags.set_default(_CONFIG, str(default_config))
+        flags.mark_flag_as_required("workdir")
         try:
             return app.parse_flags_with_usage(argv)
         except (AttributeError, KeyError, OSError, TypeError, ValueError) as error:

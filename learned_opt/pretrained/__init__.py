@@ -150,6 +150,7 @@ class Card(dict[str, Any]):
             f"Step     {step['median']:.2g} a parameter (root mean square; 5th to 95th percentile "
             f"of a run: {step['low']:.2g} to {step['high']:.2g})",
             f"Costs    {self['step_cost']}",
+            f"Figure   {self['figure']}: its steps beside Adam's, by the gradients seen",
             "",
             "How good",
             *(f"  - {name.replace('_', ' ')}: {value}" for name, value in self["results"].items()),
@@ -178,7 +179,8 @@ def pretrained_card(name: str) -> Card:
 
     Returns:
       A dict with the entries `name`; `rule`, how the rule is made; `task`, what it was trained on;
-      `command`, which repeats the meta-training; `seed`; `versions`; `cost`, in inner steps,
+      `command`, which repeats the meta-training; `figure`, in the repository, what its steps are
+      made of (see `studies.responses`); `seed`; `versions`; `cost`, in inner steps,
       minutes and the device used; `typical_step`, see `evaluation.typical_step`; `step_cost`, of
       an update; `results`; `tested`, the widths and activations tried; `fails`, where it is known
       not to work; and `try`, what helps there.
