@@ -10,7 +10,8 @@ from types import SimpleNamespace
 import pytest
 from ml_collections import ConfigDict
 
-from experiments import compare, inclusion, landscapes, meta_train, study_report, transfer, tune
+from experiments import compare, inclusion, landscapes, study_report, transfer, tune
+from experiments.common import meta_config
 from experiments.common.launch import check_fields
 from experiments.common.lookup import expand
 from learned_opt.studies.spaces import Range, SearchSpace
@@ -91,7 +92,7 @@ def test_a_user_without_a_home_is_told_in_one_sentence(monkeypatch):
 @pytest.mark.parametrize("seed", [-1, 2**32, 2**40, True])
 def test_seeds_that_are_none_are_refused_everywhere(seed):
     message = f"seed must be a whole number from 0 to 4294967295, got {seed}"
-    for program in (compare, inclusion, landscapes, meta_train, transfer, tune):
+    for program in (compare, inclusion, landscapes, meta_config, transfer, tune):
         with pytest.raises(ValueError, match=message):
             check_fields(ConfigDict({"seed": seed}), program.DEFAULTS)
     space = SearchSpace("sgd", {"learning_rate": Range(0.1, 1.0)})
