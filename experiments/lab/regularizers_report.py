@@ -71,11 +71,12 @@ def draw(results: Mapping[str, Any], path: Path) -> None:
     for axis, size in zip(axes, sizes, strict=True):
         axis.axvline(0, color="0.4", linewidth=1)
         for k, name in enumerate(rules):
-            color, _ = (KNOWN_STYLES | LEARNED_STYLES).get(name, ("#000000", "solid"))
+            color, dash = (KNOWN_STYLES | LEARNED_STYLES).get(name, ("#000000", "solid"))
             found = np.array([change(results, name, kind, size) for kind in kinds])
             at = np.arange(len(kinds)) + 0.18 * ((len(rules) - 1) / 2 - k)
-            axis.hlines(at, found[:, 1], found[:, 2], color=color, linewidth=1.6)
-            axis.plot(found[:, 0], at, "o", color=color, markersize=4.5, label=display_name(name))
+            axis.hlines(at, found[:, 1], found[:, 2], color=color, linewidth=1.6, linestyle=dash)
+            fill = color if dash == "solid" else "white"
+            axis.plot(found[:, 0], at, "o", color=color, mfc=fill, ms=4.5, label=display_name(name))
         axis.set_yticks(range(len(kinds)), [_WRITTEN[kind] for kind in kinds])
         axis.set_ylim(-0.6, len(kinds) - 0.4)
         axis.grid(False, axis="y")
