@@ -3,6 +3,7 @@
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from learned_opt.tasks.checks import positive
 
@@ -21,7 +22,7 @@ class Stopped(NamedTuple):
     oracle: np.ndarray
 
 
-def stop_early(losses: np.ndarray, patience: int) -> Stopped:
+def stop_early(losses: ArrayLike, patience: int) -> Stopped:
     r"""Stops each run once its validation loss has not come down for `patience` checks.
 
     With b_t the first of the lowest losses up to check t, a run stops at the first t with

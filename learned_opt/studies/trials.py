@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from learned_opt.studies.early_stopping import stop_early
+
 
 class TrialStore:
     """Finished trials in a folder: `study.json` says of what, `trials*.jsonl` hold them.
@@ -116,7 +118,11 @@ def read_trials(folder: str | os.PathLike) -> dict[int, dict[str, Any]]:
 
 
 def scores(
-    trials: Mapping[int, Mapping[str, Any]], *, split: str = "valid", metric: str = "loss"
+    trials: Mapping[int, Mapping[str, Any]],
+    *,
+    split: str = "valid",
+    metric: str = "loss",
+    patience: int | None = None,
 ) -> np.ndarray:
     """The final scores of trials `[num_trials]`, infinity where one diverged.
 
@@ -124,18 +130,27 @@ def scores(
       trials: from `run_study`.
       split: a split of `heldout`, or 'reported'.
       metric: its metric, where lower is better; 'error' is 1 − accuracy.
+      patience: with it, each trial is scored where early stopping by its validation loss would have
+        kept it (`stop_early`, in segments), and not at its end; a trial that diverged later counts.
 
     Raises:
-      ValueError: no trials.
+      ValueError: no trials, a patience below one, or one for 'reported', which is of the end alone.
     """
     if not trials:
         raise ValueError("there are no trials")
+    if patience is not None and split == "reported":
+        raise ValueError("'reported' is of the end of a trial alone: with patience take a split")
     found = []
     for trial in trials.values():
         values = trial["reported"] if split == "reported" else trial["heldout"][split]
         value = values["accuracy" if metric == "error" else metric]
         last = value if split == "reported" else value[-1]
-        if trial["diverged_at"] is not None or last is None:
+        lost = trial["diverged_at"] is not None
+        if patience is not None:
+            losses = [np.inf if x is None else x for x in trial["heldout"]["valid"]["loss"]]
+            last = value[stop_early([losses], patience).chosen[0]]
+            lost = False
+        if lost or last is None:
             found.append(math.inf)
         else:
             found.append(1 - last if metric == "error" else last)
