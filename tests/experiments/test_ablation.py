@@ -23,7 +23,7 @@ def parsed_flags():
 
 def small_config():
     task = {"name": "quadratic", "num_dims": 3}
-    config = ConfigDict(DEFAULTS)
+    config = ConfigDict(DEFAULTS.to_dict())  # a copy: update changes what is within
     config.update(
         task=task,
         rule=ConfigDict(
