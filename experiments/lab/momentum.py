@@ -88,7 +88,7 @@ def run(config: ConfigDict, workdir: Path, data_dir: str | None) -> dict[str, An
 
 
 def _swing(decay: float, config: ConfigDict) -> list[float]:
-    """θ_t of the heavy ball from 1 along a single direction."""
+    """θ_t of momentum from 1 along a single direction."""
     points, previous = [1.0], 1.0
     for _ in range(120):
         now = points[-1]

@@ -75,7 +75,7 @@ def _draw_map(axis: Any) -> None:
     ):
         axis.text(left, low, word, color=color, fontsize=9, bbox=box)
     axis.set(
-        title="1. Heavy ball: share left after a step", xlabel="rate × curvature, ηλ",
+        title="1. Momentum: share left after a step", xlabel="rate × curvature, ηλ",
         ylabel="momentum γ", xlim=(0, 4), ylim=(0, 1),
     )  # fmt: skip
     axis.grid(False)
@@ -118,7 +118,7 @@ def report(results: dict[str, Any]) -> str:
     rules, ratios = results["ravines"], [str(x) for x in results["ratios"]]
     starts = max(cell["reached"] for cells in rules.values() for cell in cells.values())
     setting = (
-        "Quadratics of two parameters, whose gradients have no noise. SGD, heavy ball and Nesterov "
+        "Quadratics of two parameters, whose gradients have no noise. SGD, Momentum and Nesterov "
         "have the rates and momenta that theory gives for each ravine; Adam's rate and the factor "
         "on the steps of learned rules are the best of 17 for each ravine, chosen from other "
         f"starts than the {starts} that are reported. *general* and *lstm_quadratic_gaussian* are "
@@ -189,13 +189,13 @@ def _answer(results: dict[str, Any]) -> str:
         "**Momentum is a mass on a spring.** Along a direction of curvature λ it has a critical "
         "value, γ = (1 − √(ηλ))²: below it the point creeps to the minimum, above it it arrives "
         "with speed left, shoots past, and swings, with amplitudes that shrink by √γ a step; in "
-        "two directions of different curvature swings look like circles. With the heavy ball it "
+        "two directions of different curvature swings look like circles. With Momentum it "
         "diverges if ηλ ≥ 2 (1 + γ), with Nesterov's if ηλ ≥ 2 (1 + γ) / (1 + 2γ): momentum allows "
         "longer steps of the first and shorter ones of the second (2 without).\n\n"
         "**It is made for ravines.** The steepest direction limits the rate, the flattest one "
         "sets the time: gradient descent needs steps in proportion to the condition number κ, "
         f"momentum to its root. From κ = 10 to 1000 SGD goes from {steps('sgd', 10)} to "
-        f"{steps('sgd', 1000)} steps, the heavy ball from {steps('momentum', 10)} to "
+        f"{steps('sgd', 1000)} steps, Momentum from {steps('momentum', 10)} to "
         f"{steps('momentum', 1000)} and Nesterov from {steps('nesterov', 10)} to "
         f"{steps('nesterov', 1000)}. Adam, with a rate for each κ, needs {steps('adam', 10)} to "
         f"{steps('adam', 1000)}, general {steps('general', 10)} to {steps('general', 1000)}; both "

@@ -3,7 +3,7 @@ r"""Momentum on quadratics: how fast, when it overshoots, and when it does not c
 Along a direction of curvature λ, gradients are λθ, and a step of momentum is a 2×2 matrix on (θ_t,
 θ_{t−1}). Its eigenvalues z solve z² − Tz + D = 0 with, for x = ηλ,
 
-.. math:: T = 1 + \gamma - x, \; D = \gamma \;\text{(heavy ball)}, \qquad
+.. math:: T = 1 + \gamma - x, \; D = \gamma \;\text{(momentum)}, \qquad
           T = (1 + \gamma)(1 - x), \; D = \gamma (1 - x) \;\text{(Nesterov)}
 
 The larger |z| is the factor by which the distance shrinks in a step; a pair of complex z makes θ
@@ -40,7 +40,7 @@ def iteration_matrix(rule: Rule, rate: float, decay: float, curvature: float) ->
     """The matrix that takes (θ_t, θ_{t−1}) to (θ_{t+1}, θ_t), `[2, 2]`; its first row is T, −D.
 
     Args:
-      rule: 'momentum', the heavy ball, or 'nesterov', as `update_rules` has them.
+      rule: 'momentum' or 'nesterov', as `update_rules` has them.
       rate: η.
       decay: γ.
       curvature: λ, negative on a saddle's way out.
@@ -78,7 +78,7 @@ def spectral_radius(
 
 
 def critical_decay(rate: ArrayLike, curvature: ArrayLike) -> np.ndarray:
-    r"""The most momentum without swinging: γ = (1 − √(ηλ))² of the heavy ball, for ηλ in [0, 1].
+    r"""The most momentum without swinging: γ = (1 − √(ηλ))² of momentum, for ηλ in [0, 1].
 
     With it the distance shrinks by 1 − √(ηλ) a step; less is slower, and more overshoots.
     """
@@ -88,7 +88,7 @@ def critical_decay(rate: ArrayLike, curvature: ArrayLike) -> np.ndarray:
 def largest_rate(rule: Rule, decay: float, curvature: float) -> float:
     r"""The rate from which on a rule does not converge along a curvature λ > 0.
 
-    .. math:: \eta \lambda < 2 (1 + \gamma) \;\text{(heavy ball)}, \qquad
+    .. math:: \eta \lambda < 2 (1 + \gamma) \;\text{(momentum)}, \qquad
               \eta \lambda < \frac{2 (1 + \gamma)}{1 + 2 \gamma} \;\text{(Nesterov)}
 
     Raises:
@@ -105,7 +105,7 @@ def largest_rate(rule: Rule, decay: float, curvature: float) -> float:
 def best_settings(rule: str, low: float, high: float) -> Best:
     r"""The rate and decay with the smallest spectral radius over curvatures from μ to L.
 
-    With κ = L / μ: of gradient descent (κ − 1) / (κ + 1), of the heavy ball (√κ − 1) / (√κ + 1),
+    With κ = L / μ: of gradient descent (κ − 1) / (κ + 1), of momentum (√κ − 1) / (√κ + 1),
     of Nesterov's 1 − 2 / √(3κ + 1).
 
     Args:

@@ -3,7 +3,7 @@ r"""Why does momentum overshoot and circle, and when does it not converge?
     python -m experiments.generalization \
         --config=experiments/configs/generalization/momentum.py --workdir=DIR
 
-The theory of momentum on quadratics, measured; gradient descent, heavy ball, Nesterov, Adam and two
+The theory of momentum on quadratics, measured; gradient descent, Momentum, Nesterov, Adam and two
 learned rules in ravines of growing condition number and beside a saddle.
 
 Run time: about three minutes on one core. Expected: the measured rates are those of the theory;
