@@ -7,7 +7,7 @@ What general.py meta-trains on, and: noise on gradients, minibatches of differen
 images of 16×16 pixels and a GRU on text. Windows are of 25 steps, so that a meta-update takes less
 time in spite of that, and the probe has an LSTM as well.
 
-Run time: about 20 minutes on one core, 6 of them to compile.
+Run time: about 20 minutes on one core, 6 of them to compile; a meta-update takes .098 s.
 
 Expected: probe score .0628 at meta-update 4,000 (Muon, where θ starts: .0679; `general`: .0627).
 """
