@@ -102,9 +102,10 @@ def fold_scores(losses: ArrayLike, test: ArrayLike) -> np.ndarray:
 
 def _check(splitter: Any, n: int, labels: np.ndarray | None) -> None:
     """Says in our words what scikit-learn would say in several ways."""
-    gap = getattr(splitter, "gap", None)
-    if gap is not None:  # a TimeSeriesSplit
-        folds = splitter.n_splits
+    from sklearn import model_selection as known
+
+    if isinstance(splitter, known.TimeSeriesSplit):
+        folds, gap = splitter.n_splits, splitter.gap
         size = splitter.test_size or n // (folds + 1)
         if gap < 0 or n - gap - folds * size < 1:
             raise ValueError(
@@ -112,12 +113,16 @@ def _check(splitter: Any, n: int, labels: np.ndarray | None) -> None:
                 f"of {gap}: ask for fewer folds or a shorter gap, of at least 0"
             )
         return
-    folds = getattr(splitter, "n_splits", None) or getattr(splitter, "cvargs", {}).get("n_splits")
-    if folds is None or hasattr(splitter, "test_size"):  # drawn at random, or one a group
+    stratified = isinstance(splitter, known.StratifiedKFold | known.RepeatedStratifiedKFold)
+    if isinstance(splitter, known.RepeatedKFold | known.RepeatedStratifiedKFold):
+        folds = splitter.cvargs["n_splits"]
+    elif isinstance(splitter, known.KFold | known.StratifiedKFold):
+        folds = splitter.n_splits
+    else:  # drawn at random, or one a group: scikit-learn's own words will do
         return
     if folds > n:
         raise ValueError(f"{folds} folds need as many examples, got {n}: ask for fewer folds")
-    if labels is not None and "Stratified" in type(splitter).__name__:
+    if labels is not None and stratified:
         fewest = min(np.unique(labels, return_counts=True)[1])
         if folds > fewest:
             raise ValueError(
