@@ -50,7 +50,7 @@ DEFAULTS = ConfigDict(
         "num_steps": 100,
         "report_steps": (100,),  # numbers of updates to report losses at
         "test_every": 0,  # updates between two points of test curves; 0 draws none
-        "tuning": TUNING,
+        "tuning": TUNING,  # of learning rates, see `experiments.common.comparison`
     }
 )
 

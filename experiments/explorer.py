@@ -27,13 +27,13 @@ CONFIG = Path(__file__).parent / "configs/explorer/explorer.py"
 DEFAULTS = ConfigDict(
     {
         "seed": 0,
-        "surfaces": SURFACES,
+        "surfaces": SURFACES,  # names of `tasks.Surface`
         "rules": (("sgd", (0.01, 0.1)), ("adam", (0.01, 0.1))),  # pairs (name, rates)
         "start_side": 4,  # starts on a grid of so many by so many
         "num_steps": 100,
-        "training_task": {"name": "image_classifier", "dataset": "digits"},
+        "training_task": {"name": "image_classifier", "dataset": "digits"},  # of the second tab
         "training_rules": (("adam", 0.01),),  # pairs (name, rate)
-        "training_steps": 200,
+        "training_steps": 200,  # of the second tab
     }
 )
 

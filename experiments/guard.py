@@ -32,9 +32,9 @@ DEFAULTS = ConfigDict(
     {
         "seed": 0,
         "task": {},  # what all language models share: text_file, batch_size, …
-        "problems": {"digits": {"name": "image_classifier", "dataset": "digits"}},
+        "problems": {"digits": {"name": "image_classifier", "dataset": "digits"}},  # name -> task
         "rule": "lstm_mnist",
-        "fallback": "adam",
+        "fallback": "adam",  # alone, and inside of the guard
         "num_seeds": 5,
         "num_steps": 1000,
     }

@@ -32,11 +32,12 @@ from learned_opt.update_rules import hierarchy
 DEFAULTS = ConfigDict(
     {
         "seed": 0,
-        "tasks": {"quadratic": {"name": "quadratic"}},
+        "tasks": {"quadratic": {"name": "quadratic"}},  # name -> task
         "learning_rates": {"quadratic": 0.01},  # of the special rule, on each task
         "momentum": 0.9,  # its γ
         "decay_factor": 0.01,  # of the decaying schedule; the other one is constant
         "num_steps": 200,
+        # how near a rule comes to its limit: errors fall as 1/ε
         "eps": tuple(10.0**n for n in range(2, 11)),
     }
 )

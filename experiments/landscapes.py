@@ -42,10 +42,10 @@ from learned_opt.tasks import SURFACES, Surface
 DEFAULTS = ConfigDict(
     {
         "seed": 0,
-        "surfaces": SURFACES,
+        "surfaces": SURFACES,  # names of `tasks.Surface`
         "rules": ("sgd", "adam"),
         "num_steps": 200,
-        "tune_unbounded_on": "ravine",
+        "tune_unbounded_on": "ravine",  # the surface whose rates those without a minimum take
         # The score is the mean loss over the last half of the way: a rule must get there and stay.
         "tuning": TUNING
         | {

@@ -40,16 +40,16 @@ DEFAULTS = ConfigDict(
         "inner_steps": 40_000,  # the budget of each learner, over all of its stages and parts
         # name -> stages: fields of `experiments.meta_train` that differ from `common`, and `share`
         "learners": {},
-        "common": {},
-        "activations": ("sigmoid", "tanh", "relu"),
-        "layers": (1, 2, 3),
-        "widths": (20, 64, 200),
+        "common": {},  # fields of `experiments.meta_train` that all learners share
+        "activations": ("sigmoid", "tanh", "relu"),  # cells: each with each of layers and widths
+        "layers": (1, 2, 3),  # hidden layers
+        "widths": (20, 64, 200),  # units of a hidden layer
         "task": {},  # an image classifier; the cells differ in hidden_sizes and activation
         "extra": (),  # more cells: pairs (name, task)
-        "report_steps": (100, 500, 2000),
+        "report_steps": (100, 500, 2000),  # where losses are compared
         "max_work": 7e6,  # of one run: parameters × steps; later report steps are left out
         "factors": (1.0, 0.1),  # on the learners' steps
-        "adam_rates": (1e-3, 3e-3, 1e-2, 3e-2, 1e-1),
+        "adam_rates": (1e-3, 3e-3, 1e-2, 3e-2, 1e-1),  # Adam has the best of them in each cell
         "num_seeds": 1,
         "window": 10,  # the loss at a step is the mean over this many last minibatches
         "floor": 1e-3,  # lower losses count as this one

@@ -34,12 +34,12 @@ DEFAULTS = ConfigDict(
         "pairs": (),  # of rules named above
         "num_steps": 80,
         "at": 20,  # when an impulse comes, a step begins and a gradient turns around
-        "sizes": tuple(10.0**n for n in range(-6, 1)),
+        "sizes": tuple(10.0**n for n in range(-6, 1)),  # of constant gradients
         "shown_sizes": (1e-6, 1e-4, 1e-2, 1.0),  # in the figure of a rule
         "pair_size": 1e-2,  # in the figures of two
         "noise": (0.0, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0),  # standard deviation / gradient
-        "noise_runs": 32,
-        "matrix_size": 4,
+        "noise_runs": 32,  # averaged
+        "matrix_size": 4,  # side of the matrix that matrix rules are shown
     }
 )
 

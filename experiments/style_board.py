@@ -58,8 +58,9 @@ DEFAULTS = ConfigDict(
         "rates": {},  # rule -> (lowest, highest) learning rate at first, else those of tuning
         "num_seeds": 100,  # contents, the first of the split test; one run each
         "num_steps": 128,
-        "report_steps": (16, 32, 128),
+        "report_steps": (16, 32, 128),  # steps in the tables and in the picture
         "shown": (0,),  # the numbers of contents in the figure of pictures
+        # of learning rates
         "tuning": TUNING | {"num_steps": (128,), "num_seeds": 4, "per_decade": 4, "split": ""},
     }
 )

@@ -58,9 +58,9 @@ DEFAULTS = ConfigDict(
         "rules": ("sgd", "adam"),
         "num_seeds": 64,
         "num_steps": 200,
-        "report_steps": (100, 200),
-        "tuning": TUNING,
-        "sweep": SWEEP,
+        "report_steps": (100, 200),  # steps in the tables
+        "tuning": TUNING,  # of learning rates, anew for each problem
+        "sweep": SWEEP,  # over widths and layers, see `SWEEP`
     }
 )
 

@@ -58,16 +58,16 @@ DEFAULTS = ConfigDict(
         "rules": ("sgd", "momentum", "nesterov", "rmsprop", "adam", "nadam"),
         "spaces": "",  # the folder of LEVEL/RULE.json
         "levels": ("final",),  # spaces to search, small to large; without a file: as the one before
-        "num_trials": 50,
+        "num_trials": 50,  # of each rule in each space
         "num_steps": 1000,
         "num_seeds": 1,  # runs of each trial, averaged: for families of problems
         "segments": 10,  # parts of a run after which the validation split is evaluated
         "lanes": 0,  # trials that run together; 0: what memory allows, at most num_trials
         "metric": "error",  # chooses the winner: 'error' or 'loss' on the validation split
-        "winner_seeds": 10,
+        "winner_seeds": 10,  # fresh runs of the best trial
         "defaults": (),  # learning rates at which each rule runs with customary hyperparameters too
-        "shard": 0,
-        "num_shards": 1,
+        "shard": 0,  # which of `num_shards` machines this one is
+        "num_shards": 1,  # machines that share the work directory
         "num_devices": 0,  # over which lanes are sharded; 0: one CPU, or every accelerator
     }
 )

@@ -29,10 +29,11 @@ DEFAULTS = ConfigDict(
         "task": {},  # an image classifier
         "rule": "sgd",
         "examples": 8192,  # of the training split, that are trained on
-        "batches": (16, 64, 256, 1024, 4096),
+        "batches": (16, 64, 256, 1024, 4096),  # sizes of minibatches
         "reference": 64,  # the batch whose tuned rate the others take as it is, or scaled
+        # updates, and passes over the examples, that all batches have
         "budgets": {"steps": 2048, "epochs": 32},
-        "rates": (0.025, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6),
+        "rates": (0.025, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6),  # tried for each batch and budget
         "tuning_seeds": 3,  # rates are chosen on the validation split
         "num_seeds": 10,  # other ones
         "sharp_seeds": 5,  # of these, whose minima are looked at
@@ -41,7 +42,7 @@ DEFAULTS = ConfigDict(
         "epsilon": 1e-3,  # of ε-sharpness
         "directions": 5,  # of the slices, averaged
         "points": 31,  # of a slice
-        "plane_points": 21,
+        "plane_points": 21,  # a side of the slice in two directions
     }
 )
 

@@ -25,12 +25,13 @@ from learned_opt.studies.weighted_fits import outputs_of_fits, squared_error
 DEFAULTS = ConfigDict(
     {
         "seed": 0,
-        "num_examples": 16,
-        "noise_std": 0.3,
+        "num_examples": 16,  # of each training set
+        "noise_std": 0.3,  # of the targets
         "num_sets": 1000,  # training sets
+        # of polynomials
         "degrees": (0, 1, 2, 3, 4, 5, 6, 8, 10, 12, 13, 14, 15, 16, 17, 19, 23, 31, 63, 127, 320),
-        "widths": (1, 2, 3, 4, 6, 8, 12, 16, 32, 64, 128, 256),
-        "learning_rate": 0.01,
+        "widths": (1, 2, 3, 4, 6, 8, 12, 16, 32, 64, 128, 256),  # of networks with one hidden layer
+        "learning_rate": 0.01,  # of the networks, Adam's
         "num_steps": 10_000,
         "num_places": 81,  # where errors are measured
         "drawn": {"degree": (1, 5, 15), "width": (256,)},  # fits to be drawn

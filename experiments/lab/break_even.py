@@ -33,12 +33,13 @@ DEFAULTS = ConfigDict(
             "name": "image_classifier", "dataset": "mnist", "hidden_sizes": (512, 512),
             "activation": "relu", "batch_size": 1,
         },
+        # sizes of minibatches: the gradient's time grows with them
         "batches": (16, 64, 256, 1024, 4096),
-        "turns": 7,
+        "turns": 7,  # rounds of timing; the median counts
         "steps_timed": 3,  # in each turn
         # docs/leaderboard/summary.json: `general` at its default rate against Adam at its best
         "speed_up": (2.595, 2.394, 2.819),
-        "leaderboard_step_time": 2.685,
+        "leaderboard_step_time": 2.685,  # over Adam's
         "meta_training": 900.0,  # seconds, compilation included: docs/general.md
         "run": 60.0,  # seconds of a run with Adam that are supposed
         "baseline_runs": 7,  # rates that the leaderboard tries for Adam

@@ -27,7 +27,8 @@ __all__ = ["DEFAULTS", "draw", "report", "run"]
 DEFAULTS = ConfigDict(
     {
         "seed": 0,
-        "folds": 5,
+        "folds": 5,  # K
+        # the experiment with little data: sizes, L2 penalties to choose from, network
         "little": {
             "num_replicates": 40,
             "num_examples": 100,
@@ -37,17 +38,17 @@ DEFAULTS = ConfigDict(
             "num_steps": 200,
         },
         "series": {
-            "num_replicates": 60,
+            "num_replicates": 60,  # series with memory
             "num_controls": 20,  # series without memory
-            "num_steps_of_series": 600,
+            "num_steps_of_series": 600,  # examples of each, one a step
             "correlation": 0.95,  # from one step to the next
-            "gap": 60,
+            "gap": 60,  # steps between what is trained on and what is tested on
             "block": 60,  # steps on which TimeSeriesSplit tests
             "future": 240,  # steps after the gap that follows the series
-            "num_inputs": 5,
-            "penalties": (1e-4, 1e-3, 1e-2, 1e-1, 1.0),
-            "hidden": 16,
-            "learning_rate": 0.02,
+            "num_inputs": 5,  # of an example
+            "penalties": (1e-4, 1e-3, 1e-2, 1e-1, 1.0),  # L2, to choose from
+            "hidden": 16,  # units of the network
+            "learning_rate": 0.02,  # Adam's
             "num_steps": 300,
         },
     }

@@ -24,10 +24,10 @@ DEFAULTS = ConfigDict(
     {
         "seed": 0,
         "task": {},  # an image classifier, whose splits are thrown together and drawn anew
-        "sizes": {"train": 200, "valid": 100, "test": 1497},
-        "num_samples": 20,
+        "sizes": {"train": 200, "valid": 100, "test": 1497},  # examples of each split
+        "num_samples": 20,  # drawn splits, a run each
         "num_steps": 2000,
-        "checks": 50,
+        "checks": 50,  # evenly spaced, of all three losses
         "rules": (),  # pairs (name, learning rates); the best rate with early stopping counts
         "patiences": (2, 5, 10),  # checks without a lower validation loss; the rate is for the last
     }

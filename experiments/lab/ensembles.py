@@ -27,10 +27,11 @@ DEFAULTS = ConfigDict(
         "seed": 0,
         "num_seeds": 20,
         "num_examples": 300,  # for training; all others are for testing
-        "num_members": 30,
-        "hidden": 32,
-        "learning_rate": 0.01,
+        "num_members": 30,  # networks of a bag
+        "hidden": 32,  # units of each
+        "learning_rate": 0.01,  # Adam's
         "num_steps": 300,
+        # rounds; units and updates of each network; shrinkage; depth of trees
         "boosting": {"rounds": 100, "hidden": 8, "steps": 100, "shrinkage": 0.1, "depth": 3},
     }
 )

@@ -33,7 +33,7 @@ DEFAULTS = ConfigDict(
         # factors on the rates of rules that have no theory, tried for each κ
         "factors": tuple(10 ** (k / 4) for k in range(-8, 9)),
         "drawn_ratio": 100,  # one of them
-        "drawn_steps": 150,
+        "drawn_steps": 150,  # updates of the drawn curves
         # ways through a ravine that are drawn: momentum with the rate of gradient descent
         "ways": {
             "ratio": 20,
@@ -45,10 +45,11 @@ DEFAULTS = ConfigDict(
         },
         "decays": (0.0, 0.81, 0.95, 0.99),  # of the swings that are drawn
         "swing_rate": 0.01,  # times curvature
-        "saddle_rate": 0.1,
-        "saddle_decay": 0.9,
+        "saddle_rate": 0.1,  # of all rules at the saddle
+        "saddle_decay": 0.9,  # of momentum there
+        # of the start from the line that leads to the saddle
         "offsets": tuple(10.0**-k for k in range(1, 13)),
-        "map_points": 61,
+        "map_points": 61,  # a side of the map of rates over (η, γ)
     }
 )
 _THEORY = ("sgd", "momentum", "nesterov")

@@ -31,20 +31,21 @@ DEFAULTS = ConfigDict(
     {
         "seed": 0,
         "task": {},  # an image classifier, whose splits are thrown together and drawn anew
-        "sizes": {"train": 1000, "valid": 397, "test": 400},
-        "train_sizes": (100, 1000),
-        "num_samples": 10,
+        "sizes": {"train": 1000, "valid": 397, "test": 400},  # examples of each split
+        "train_sizes": (100, 1000),  # of these, how many are trained on
+        "num_samples": 10,  # drawn splits, a run each
         "num_steps": 500,
-        "checks": 20,
+        "checks": 20,  # evenly spaced, of the validation loss
         "patience": 4,  # checks without a lower validation loss, of early stopping
         "rules": (),  # pairs (name, learning rates)
         # pairs (name, strengths): see `regularized`, and 'decoupled_decay'
         "regularizers": (),
         # pairs (name, {'task', 'meta_loss'}): rules that are meta-trained here
         "learned": (),
-        "learned_rates": (),
+        "learned_rates": (),  # tried for the rules that are meta-trained here
         "tried": (),  # pairs (rule, kinds): of the rules that are not tried with all of them
         "rule": {"name": "learned_muon", "without": ("time", "schedule", "caution", "adam")},
+        # fields of `experiments.meta_train` for them
         "meta": {"num_meta_steps": 200, "num_tasks": 4, "horizon": (100, 500)},
         "meta_rates": (0.003, 0.03),  # learning rates of the rule while it is meta-trained
     }

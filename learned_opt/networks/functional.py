@@ -33,8 +33,8 @@ class FlaxNetwork:
     """An NNX module as a `Network`: `make(*sizes, rngs=rngs)` builds it.
 
     Attributes:
-      make: the module's class, or a function that returns a module without any state but
-        `nnx.Param`s.
+      make: the module's class, or a function that returns a module whose state is `nnx.Param`
+        alone.
       sizes: what it is called with, hashable.
     """
 
@@ -61,10 +61,10 @@ def functional(
     """Makes an NNX module pure: `init(key) -> theta` and `apply(theta, *args) -> output`.
 
     The module is split once, abstractly, and merged with θ while tracing, so it costs nothing at
-    run time. θ is the module's `nnx.Param`s as a plain nested dict of arrays.
+    run time. θ is the module's `nnx.Param` state as a plain nested dict of arrays.
 
     Args:
-      make_module: builds the module from `nnx.Rngs`. It must hold no state but `nnx.Param`s.
+      make_module: builds the module from `nnx.Rngs`. It must hold no state but `nnx.Param`.
 
     Returns:
       The pair `(init, apply)`. `apply` calls the module: `module(*args)`.

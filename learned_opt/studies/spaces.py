@@ -1,6 +1,6 @@
 """Search spaces of hyperparameters, as data, and quasi-random points in them.
 
-A space is a small JSON file, one for each workload and rule:
+A space is a small JSON file, one for each workload and rule::
 
     {
       "rule": "adam",
