@@ -3,8 +3,8 @@
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "docs")]
+HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE.parent), str(HERE)]
 
 import learned_opt  # noqa: E402
 
@@ -28,11 +28,9 @@ nitpicky = False
 default_role = "code"  # docstrings write `x` for code
 
 html_theme = "furo"
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
 html_title = f"learned_opt {version}"
-html_theme_options = {
-    "source_repository": "",
-    "sidebar_hide_name": False,
-}
 
 # Pages are Markdown; tutorials are notebooks, run when `scripts/docs` says so.
 myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
@@ -50,6 +48,7 @@ autodoc_default_options = {"members": True, "show-inheritance": False}
 napoleon_numpy_docstring = False
 napoleon_use_rtype = False
 napoleon_use_ivar = True
+napoleon_attr_annotations = False
 
 copybutton_exclude = ".linenos, .gp, .go"
 suppress_warnings = ["misc.copy_overwrite"]

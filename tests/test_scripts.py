@@ -71,8 +71,14 @@ def test_benchmark_of_the_general_rule():
 @pytest.mark.slow
 def test_benchmark_of_a_guard():
     (row,) = benchmark("--quick", "guard")
-    for name in ("adam", "muon", "lstm"):
-        assert row["784-4-10"][f"{name}_ratio"] > 0
+    sizes = row["784-4-10"]
+    for name in ("adam", "muon", "general", "lstm"):
+        both = sizes[f"{name}_ms"] + sizes["adam_ms"]
+        once = sizes[f"guarded_{name}_ms"] / (both - sizes["sgd_ms"])
+        assert sizes[f"{name}_ratio"] == pytest.approx(once, rel=0.05)
+        assert sizes[f"{name}_ratio_of_steps"] == pytest.approx(
+            sizes[f"guarded_{name}_ms"] / both, rel=0.05
+        )
 
 
 @pytest.mark.slow

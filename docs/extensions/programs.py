@@ -1,4 +1,4 @@
-"""A directive, `program`, that shows what a program says of itself: purpose, flags, config fields.
+"""A directive, `program-page`, what a program says of itself: purpose, flags, config fields.
 
 All three are read from the source, so that the page cannot differ from the program:
 the module's docstring, calls of `flags.DEFINE_…`, and the comments in `DEFAULTS`.
@@ -145,10 +145,10 @@ def _table(head: str, fields: list[Field]) -> str:
 
 
 class Program(SphinxDirective):
-    """`program NAME`: the docstring, flags and config fields of `experiments.NAME`.
+    """`program-page NAME`: the docstring, flags and config fields of `experiments.NAME`.
 
-    `program MODULE` with a dot in it shows the config fields of any module, and with `:table: T`
-    the fields of its table T alone.
+    `program-page MODULE` with a dot in it shows the config fields of any module, and with
+    `:table: T` the fields of its table T alone.
     """
 
     required_arguments = 1
@@ -199,9 +199,15 @@ def escape_bars(app: Any, what: str, name: str, obj: Any, options: Any, lines: l
             inside = indent + 1
 
 
+def skip_fields(app: Any, what: str, name: str, obj: Any, skip: bool, options: Any) -> bool | None:
+    """Leaves out what a NamedTuple says of its fields, 'Alias for field number 0'."""
+    return True if type(obj).__name__ == "_tuplegetter" else None
+
+
 def setup(app: Sphinx) -> dict[str, bool]:
     """Registers the directives."""
-    app.add_directive("program", Program)
+    app.add_directive("program-page", Program)
     app.add_directive("docstring", Docstring)
     app.connect("autodoc-process-docstring", escape_bars)
+    app.connect("autodoc-skip-member", skip_fields)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
