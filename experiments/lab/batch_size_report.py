@@ -6,13 +6,14 @@ from typing import Any
 
 import numpy as np
 
+from learned_opt.figures.labels import label_lines
 from learned_opt.figures.style import COLORS, log_axis, make_panels, save
 from learned_opt.studies.statistics import mean_interval
 
 WAYS = {  # in the order of the legend
     "same": ("same rate", "#7F7F7F", "solid"),
-    "scaled": ("rate scaled with the batch", "#56B4E9", "solid"),
-    "tuned": ("rate tuned for the batch", "#000000", "solid"),
+    "scaled": ("scaled rate", "#56B4E9", "solid"),
+    "tuned": ("tuned rate", "#000000", "solid"),
 }
 _BUDGETS = {"steps": "equal updates", "epochs": "equal epochs"}
 
@@ -25,6 +26,7 @@ def draw(results: Mapping[str, Any], path: Path) -> None:
         "top_eigenvalue": "largest Hessian eigenvalue",
     }
     figure, axes = make_panels(2 * len(columns), xlabel="", ylabel="", columns=len(columns))
+    figure.set_size_inches(11.4, 6.0)
     for n, (metric, title) in enumerate(columns.items()):
         drawn = [
             _draw_panel(axes[row * len(columns) + n], results["cells"][budget], metric)
@@ -36,7 +38,9 @@ def draw(results: Mapping[str, Any], path: Path) -> None:
             log_axis(axis, flat, flat, above=1.25)
             axis.set_title(f"{title}, {name}", fontsize=10)
             axis.set_xlabel("batch size (examples)" if row else "")
-    save(figure, axes, path / "batch_size.svg", legend="right")
+    figure.supxlabel("cross: did not learn at the rate scaled with the batch", fontsize=9)
+    label_lines(figure, axes)
+    save(figure, axes, path / "batch_size.svg", legend=None)
     _draw_slices(results["slices"], path / "batch_size_slices.svg")
 
 
@@ -58,7 +62,7 @@ def _draw_panel(axis: Any, ways: Mapping[str, Any], metric: str) -> np.ndarray:
         lost = [at[batch] for batch in points if batch not in good]
         axis.plot(
             lost, np.full(len(lost), 0.96), "x", color=color, markersize=7, mew=2,
-            transform=axis.get_xaxis_transform(), label="did not learn" if lost else None,
+            transform=axis.get_xaxis_transform(),
         )  # fmt: skip
         drawn.append(found.ravel())
     axis.set_xscale("log", base=4)
@@ -81,8 +85,7 @@ def _draw_slices(slices: Mapping[str, Any], path: Path) -> None:
             axes[0].plot(found["where"], found[split], color=color, linestyle=dashes, label=label)
     axes[0].set_xlabel("way along a random direction\n(1: as long as the weights)")
     axes[0].set_ylabel("loss (nats)")
-    axes[0].set_ylim(bottom=0)
-    axes[0].legend(frameon=False, fontsize=8)
+    axes[0].set(ylim=(0, None), xlim=(-1, 1))
     axes[0].set_title("on a line", fontsize=10)
     levels = (0.1, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0)
     for axis, (batch, found) in zip(axes[1:], slices.items(), strict=False):
@@ -96,6 +99,8 @@ def _draw_slices(slices: Mapping[str, Any], path: Path) -> None:
         axis.set_ylabel("along a second one")
         axis.set_title(f"on a plane: training loss, batch {int(batch):,}", fontsize=10)
         axis.set_aspect("equal")
+    figure.set_size_inches(12.4, 3.4)
+    label_lines(figure, axes[:1])
     save(figure, axes, path, legend=None)
 
 
