@@ -6,7 +6,6 @@ import pytest
 from PIL import Image
 
 from learned_opt.figures import curves, style
-from learned_opt.tasks import Surface
 
 RNG = np.random.default_rng(0)
 LOSSES = np.exp(-np.arange(11) / 5) * (1 + RNG.random((8, 11)))
@@ -70,17 +69,6 @@ def test_width_sweep(tmp_path):
     lines = {name: (widths, 3 / widths, 0.1 / widths) for name in ("adam", "lstm")}
     curves.width_sweep({"one layer": lines, "two layers": lines}, tmp_path / "widths.png")
     assert size(tmp_path / "widths.png")
-
-
-def test_trajectories(tmp_path):
-    steps = np.linspace(0, 1, 20)[:, None]
-    way = np.array([-1.2, 1.0]) + steps * np.array([2.2, 0.0])
-    lost = np.concatenate([way[:3], [[1e30, np.inf], [np.nan, np.nan]]])
-    panels = {
-        name: (Surface(name), {"adam": way, "lstm": lost}) for name in ("rosenbrock", "saddle")
-    }
-    curves.trajectories(panels, tmp_path / "ways.png")
-    assert size(tmp_path / "ways.png")
 
 
 @pytest.mark.parametrize("scores", [[], [2.0, 1.0, 3.0], [np.nan, np.inf]])
