@@ -10,10 +10,10 @@ from learned_opt.figures.labels import label_lines
 from learned_opt.figures.style import COLORS, log_axis, make_panels, save
 from learned_opt.studies.statistics import mean_interval
 
-WAYS = {  # in the order of the legend
+WAYS = {  # in the order of the tables
     "same": ("same rate", "#7F7F7F", "solid"),
-    "scaled": ("scaled rate", "#56B4E9", "solid"),
-    "tuned": ("tuned rate", "#000000", "solid"),
+    "scaled": ("rate scaled with the batch", "#56B4E9", "solid"),
+    "tuned": ("rate tuned for the batch", "#000000", "solid"),
 }
 _BUDGETS = {"steps": "equal updates", "epochs": "equal epochs"}
 
@@ -40,14 +40,14 @@ def draw(results: Mapping[str, Any], path: Path) -> None:
             axis.set_xlabel("batch size (examples)" if row else "")
     figure.supxlabel("cross: did not learn at the rate scaled with the batch", fontsize=9)
     label_lines(figure, axes)
-    save(figure, axes, path / "batch_size.svg", legend=None)
+    save(figure, path / "batch_size.svg")
     _draw_slices(results["slices"], path / "batch_size_slices.svg")
 
 
 def _draw_panel(axis: Any, ways: Mapping[str, Any], metric: str) -> np.ndarray:
     """Means with intervals, a cross at the top for what did not learn; the numbers drawn."""
     drawn = []
-    for k, (way, (label, color, dashes)) in enumerate(WAYS.items()):
+    for k, (way, (_, color, dashes)) in enumerate(WAYS.items()):
         factor = 100 if metric == "test_error" else 1
         points = {int(batch): cell for batch, cell in ways[way].items()}
         at = {batch: batch * 1.08 ** (k - 1) for batch in points}  # no interval hides another
@@ -57,7 +57,8 @@ def _draw_panel(axis: Any, ways: Mapping[str, Any], metric: str) -> np.ndarray:
         mean, low, high = found
         axis.errorbar(
             [at[batch] for batch in good], mean, [mean - low, high - mean], color=color,
-            linestyle=dashes, marker="o", markersize=4, linewidth=1.6, capsize=2, label=label,
+            linestyle=dashes, marker="o", markersize=4, linewidth=1.6, capsize=2,
+            label=f"{way} rate",
         )  # fmt: skip
         lost = [at[batch] for batch in points if batch not in good]
         axis.plot(
@@ -101,7 +102,7 @@ def _draw_slices(slices: Mapping[str, Any], path: Path) -> None:
         axis.set_aspect("equal")
     figure.set_size_inches(12.4, 3.4)
     label_lines(figure, axes[:1])
-    save(figure, axes, path, legend=None)
+    save(figure, path)
 
 
 def _interval(values: list) -> tuple[float, float, float]:

@@ -23,7 +23,7 @@ def draw(results: dict[str, Any], path: Path) -> None:
     _draw_swings(axes[1], results)
     _draw_ways(axes[2], results, styles)
     ratio = str(results["drawn_ratio"])
-    for name, (color, dash) in styles.items():
+    for n, (name, (color, dash)) in enumerate(styles.items()):
         line = {"color": color, "linestyle": dash, "linewidth": 1.6, "label": display_name(name)}
         cells = results["ravines"][name]
         axes[3].plot(cells[ratio]["losses"], **line)
@@ -31,7 +31,8 @@ def draw(results: dict[str, Any], path: Path) -> None:
         reached = [cells[str(k)] for k in ratios]
         middle = np.array([cell["steps"] for cell in reached])
         ends = [middle - [c["least"] for c in reached], [c["most"] for c in reached] - middle]
-        axes[4].errorbar(ratios, middle, ends, marker=".", **line)
+        apart = 1.05 ** (n - (len(styles) - 1) / 2)  # no bar hides another
+        axes[4].errorbar(apart * np.array(ratios), middle, ends, marker=".", **line)
         steps = np.array(results["saddle"][name]["steps"], float)
         steps[steps < 0] = np.nan
         axes[5].plot(results["offsets"], steps, marker=".", **line)
@@ -53,7 +54,7 @@ def draw(results: dict[str, Any], path: Path) -> None:
     for axis in axes:
         axis.title.set_fontsize(10)
     label_lines(figure, [axes[1], *axes[3:]])
-    save(figure, axes, path / "momentum.svg", legend=None)
+    save(figure, path / "momentum.svg")
 
 
 def _draw_map(axis: Any) -> None:
