@@ -161,7 +161,7 @@ def draw(config: ConfigDict, cells: Mapping[str, Any], step: str, path: str | os
         for axis in axes:
             log_axis(axis, flat, flat, above=1.2)
         label_lines(figure, axes)
-    save(figure, axes, path, legend=None)
+    save(figure, path)
 
 
 def _written(activation: str) -> str:

@@ -152,7 +152,7 @@ def draw(results: dict[str, Any], path: Path) -> None:
         fontsize=9,
     )
     label_lines(figure, [left, right])
-    save(figure, [left, right], path / "bias_variance.svg", legend=None)
+    save(figure, path / "bias_variance.svg")
 
 
 def _draw_fits(axis: Any, kind: str, size: str, cell: dict, results: dict) -> None:

@@ -38,7 +38,7 @@ def draw(results: dict[str, Any], path: Path) -> None:
     )
     _draw_little(right, results["little"])
     label_lines(figure, [left, middle])
-    save(figure, [left, middle, right], path / "cross_validation.svg", legend=None)
+    save(figure, path / "cross_validation.svg")
 
 
 def splitters(folds: int, block: int, gap: int, seed: int) -> dict[str, Any]:

@@ -146,7 +146,7 @@ def draw(results: Mapping[str, Any], path: Path) -> None:
         fontsize=9,
     )
     label_lines(figure, [axes[len(rules) - 1], axes[-1]])
-    save(figure, axes, path / "early_stopping.svg", legend=None)
+    save(figure, path / "early_stopping.svg")
 
 
 def _numbers(values: list) -> np.ndarray:

@@ -38,7 +38,7 @@ def draw(results: dict[str, Any], path: Path) -> None:
     _draw_rates(axes[5], first["steps"]["adam"])
     axes[5].set_title(f"{label}: Adam's rates (bands: 5 to 95 %)", fontsize=10)
     label_lines(figure, [*sweeps, axes[4]])
-    save(figure, axes, path / "epsilon.svg", legend=None)
+    save(figure, path / "epsilon.svg")
 
 
 def _draw_map(axis: Any, results: dict[str, Any], sweep: list) -> None:

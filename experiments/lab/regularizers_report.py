@@ -90,7 +90,7 @@ def draw(results: Mapping[str, Any], path: Path) -> None:
         axis.set_title(f"{int(size):,} training examples", fontsize=10)
     for axis in axes[1:]:
         axis.tick_params(labelleft=False)
-    save(figure, axes, path / "regularizers.svg", legend=None)
+    save(figure, path / "regularizers.svg")
 
 
 def report(results: Mapping[str, Any]) -> str:

@@ -72,7 +72,7 @@ def loss_curves(
         axis.set_xlim(0, len(middle) - 1)
         axis.set_title(title, fontsize=10)
     label_lines(figure, axes)
-    save(figure, axes, path, legend=None)
+    save(figure, path)
 
 
 def tuning_curves(
@@ -113,7 +113,7 @@ def tuning_curves(
     for axis in axes:
         log_axis(axis, bests, bests, above=10.0)
     label_lines(figure, axes)
-    save(figure, axes, path, legend=None)
+    save(figure, path)
 
 
 def width_sweep(
@@ -151,7 +151,7 @@ def width_sweep(
         axis.set_title(title, fontsize=10)
     axes[0].set_ylim(bottom=0)  # of all, when all is drawn
     label_lines(figure, axes)
-    save(figure, axes, path, legend=None)
+    save(figure, path)
 
 
 def inclusions(
@@ -200,7 +200,7 @@ def inclusions(
         fontsize=9,
     )
     label_lines(figure, [left, right])
-    save(figure, [left, right], path, legend=None)
+    save(figure, path)
 
 
 def meta_training(records: Sequence[Mapping[str, Any]], path: str | os.PathLike) -> None:
@@ -235,7 +235,7 @@ def meta_training(records: Sequence[Mapping[str, Any]], path: str | os.PathLike)
         if len(found) > 1:
             axis.legend(fontsize=8, frameon=False)
         axis.set_title(title, fontsize=10)
-    save(figure, axes, path, legend=None)
+    save(figure, path)
 
 
 def _summary(losses: np.ndarray, band: Band) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -83,7 +83,7 @@ def intervals(
     figure.supxlabel("right of 1: better than what it is compared with", fontsize=9)
     axes[0].set_yticks(range(len(rules)), [names[rule] for rule in rules])
     axes[0].set_ylim(len(rules) - 0.5, -0.7)
-    save(figure, list(axes), path, legend=None)
+    save(figure, path)
 
 
 def curves(
@@ -126,7 +126,7 @@ def curves(
         log_axis(axis, np.array(lows), np.array(highs), above=1.15)
         axis.set_xlim(0, curve.steps[-1])
     label_lines(figure, axes)
-    save(figure, axes, path, legend=None)
+    save(figure, path)
 
 
 def profiles(
@@ -161,7 +161,7 @@ def profiles(
         axis.axvline(at[-1], color="0.6", linewidth=0.8, linestyle=(0, (2, 2)), zorder=0)
     figure.supxlabel("names stand in the order of the lines at the dotted line", fontsize=9)
     label_lines(figure, axes, at=at)
-    save(figure, axes, path, legend=None)
+    save(figure, path)
 
 
 def _plain_ticks(axis: Any, values: ArrayLike) -> None:

@@ -56,7 +56,7 @@ def progress_curves(rules: Mapping[str, Progress], path: str | os.PathLike, *, t
             axis.set_ylabel(written)
     figure.suptitle(title, fontsize=11)
     label_lines(figure, axes)
-    save(figure, axes, path, legend=None)
+    save(figure, path)
 
 
 def _draw(axis: Any, x, mean, error, label: str, style: tuple[str, Any]) -> None:

@@ -96,7 +96,7 @@ def best_of_k(
     for axis, title in zip(axes, panels, strict=False):
         log_axis(axis, *ends.of(title), above=2.0)
     label_lines(figure, axes)
-    save(figure, axes, path, legend=None)
+    save(figure, path)
 
 
 class _Ends:
@@ -158,7 +158,7 @@ def winners(
             log_axis(axis, lows, [np.quantile(highs, 0.25)], above=2.0)
         axis.set_xlim(left=0)
     label_lines(figure, axes)
-    save(figure, axes, path, legend=None)
+    save(figure, path)
 
 
 def projections(
@@ -206,7 +206,7 @@ def projections(
         axis.set_xlabel(name)
     if title:
         figure.suptitle(title, fontsize=10)
-    save(figure, axes, path, legend=None)
+    save(figure, path)
 
 
 def intervals(
@@ -243,7 +243,7 @@ def intervals(
         axis.set_title(title, fontsize=10)
     figure.supxlabel(xlabel, fontsize=10)
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=2)
-    save(figure, axes, path, legend=None)
+    save(figure, path)
 
 
 def rankings(
@@ -292,7 +292,7 @@ def rankings(
         axis.set_xticks(range(len(levels)), levels)
         axis.set_title(title, fontsize=10)
     label_lines(figure, axes)
-    save(figure, axes, path, legend=None)
+    save(figure, path)
 
 
 def win_probabilities(
@@ -320,7 +320,7 @@ def win_probabilities(
         axis.set_yticks(range(len(rules)), rules, fontsize=8)
         axis.grid(False)
         axis.set_title(title, fontsize=10)
-    save(figure, axes, path, legend=None)
+    save(figure, path)
 
 
 def profiles(
@@ -349,4 +349,4 @@ def profiles(
         axis.set_ylim(-0.03, 1.04)
         axis.set_title(title.strip(), fontsize=10)
     label_lines(figure, axes)
-    save(figure, axes, path, legend=None)
+    save(figure, path)

@@ -1,4 +1,4 @@
-"""What all figures share: colours, dashes, axes, panels and legends."""
+"""What all figures share: colours, dashes, axes and panels."""
 
 import io
 import itertools
@@ -6,7 +6,7 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -158,29 +158,14 @@ def make_panels(
     return figure, axes[:number]
 
 
-def save(
-    figure: Any,
-    axes: list[Any],
-    path: str | os.PathLike,
-    *,
-    legend: Literal["right"] | None,
-    few_colors: bool = False,
-) -> None:
-    """Writes the figure, with one legend of all panels beside them if asked for.
+def save(figure: Any, path: str | os.PathLike, *, few_colors: bool = False) -> None:
+    """Writes the figure.
 
     A path `….svg` gives a small file of vectors. Other files have all colours; few of them,
     greys and tints of the colours of rules, take a third of the place.
     """
     from matplotlib import rc_context
 
-    if legend:
-        handles: dict[str, Any] = {}
-        for axis in axes:
-            for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
-                handles.setdefault(label, handle)
-        labels = sorted(handles, key=lambda label: base(label) in LEARNED_STYLES)
-        found = [handles[label] for label in labels]
-        figure.legend(found, labels, loc="outside right upper", frameon=False)
     if Path(path).suffix == ".svg":
         with io.StringIO() as file, rc_context(svg.SETTINGS):  # type: ignore[arg-type]
             figure.savefig(file, format="svg", metadata={"Date": None})

@@ -65,7 +65,7 @@ def trajectories(panels: Sequence[Panel], path: str | os.PathLike, *, columns: i
         f"{_RING * EVERY} · arrow: leaves the map after that many updates",
         fontsize=8,
     )
-    save(figure, axes, path, legend=None, few_colors=True)
+    save(figure, path, few_colors=True)
 
 
 def _way(axis: Any, panel: Panel, color: str) -> None:

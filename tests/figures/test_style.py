@@ -149,7 +149,7 @@ def test_few_colours_keep_those_of_rules(tmp_path):
     figure, (axis,) = style.make_panels(1, xlabel="", ylabel="")
     for n, color in enumerate({c for c, _ in style.STYLES.values()}):
         axis.axhspan(n, n + 1, color=color, linewidth=0)
-    style.save(figure, [axis], tmp_path / "few.png", legend=None, few_colors=True)
+    style.save(figure, tmp_path / "few.png", few_colors=True)
     with Image.open(tmp_path / "few.png") as image:
         kept = {tuple(x) for x in np.asarray(image.convert("RGB")).reshape(-1, 3)}
     for color, _ in style.STYLES.values():
