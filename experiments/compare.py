@@ -33,7 +33,7 @@ from experiments.common.comparison import (
     print_tables,
 )
 from experiments.common.launch import check_positive, launch
-from experiments.common.names import display_name
+from experiments.common.names import display_name, with_unit
 from experiments.common.workdir import open_workdir, write_json
 from learned_opt.evaluation import ended_above_start
 from learned_opt.figures.progress import Progress, progress_curves
@@ -88,7 +88,8 @@ def main(config: ConfigDict, workdir: Path, data_dir: str | None) -> None:
     if every:
         figure = draw_progress(results, title, workdir)
     else:
-        figure = draw_losses(results, title, config.report_steps, workdir)
+        ylabel = with_unit("training loss", config.task.name)
+        figure = draw_losses(results, title, config.report_steps, workdir, ylabel=ylabel)
     draw_tuning(results, title, workdir)
     print_tables([loss_table(results), cost_table(results)], workdir / "tables.txt")
     for line in verdicts(results):

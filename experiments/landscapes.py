@@ -36,6 +36,7 @@ from experiments.common.workdir import open_workdir, write_json
 from learned_opt import evaluation
 from learned_opt.evaluation import ended_above_start
 from learned_opt.figures import curves
+from learned_opt.figures import surfaces as plots
 from learned_opt.metrics import MetricsWriter
 from learned_opt.tasks import SURFACES, Surface
 
@@ -180,20 +181,42 @@ def final_table(ways: Sequence[Way]) -> Table:
     return table
 
 
+def _caption(way: Way) -> str:
+    """The learning rate of a way, and where it ends."""
+    rate = "as trained" if way.learning_rate is None else f"rate {way.learning_rate:.2g}"
+    found = outcome(way)
+    return f"{rate}: {'' if found.startswith(('leaves', 'stays')) else 'loss '}{found}"
+
+
 def _draw(surfaces: Sequence[Surface], ways: Sequence[Way], workdir: Path) -> None:
     by_surface = {s.name: [way for way in ways if way.surface == s.name] for s in surfaces}
-    curves.trajectories(
-        {s.name: (s, {w.label: w.points for w in by_surface[s.name]}) for s in surfaces},
+    labels = list(dict.fromkeys(way.label for way in ways))
+    plots.trajectories(
+        [
+            plots.Panel(
+                surface,
+                label,
+                way.points,
+                f"{surface.name}\n{_caption(way)}" if row == 0 else _caption(way),
+                label if column == 0 else "",
+            )
+            for row, label in enumerate(labels)
+            for column, surface in enumerate(surfaces)
+            for way in by_surface[surface.name]
+            if way.label == label
+        ],
         workdir / "overview.png",
+        columns=len(surfaces),
     )
     for surface in surfaces:
-        panels = {}
-        for way in by_surface[surface.name]:
-            rate = "" if way.learning_rate is None else f", learning rate {way.learning_rate:.2g}"
-            final = f"{'loss ' if surface.minima else ''}{outcome(way)}"
-            title = f"{way.label}{rate}\n{final}"
-            panels[title] = (surface, {way.label: way.points})
-        curves.trajectories(panels, workdir / f"{surface.name}.png")
+        plots.trajectories(
+            [
+                plots.Panel(surface, way.label, way.points, f"{way.label}\n{_caption(way)}")
+                for way in by_surface[surface.name]
+            ],
+            workdir / f"{surface.name}.png",
+            columns=min(4, len(labels)),
+        )
     gaps = {
         f"{s.name}: loss above the minimum": {
             way.label: _gap(s, way.losses)[None] for way in by_surface[s.name]

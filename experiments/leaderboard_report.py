@@ -35,7 +35,7 @@ from experiments.common.board_results import (
     write_results,
 )
 from experiments.common.lookup import expand
-from experiments.common.names import display_name
+from experiments.common.names import display_name, with_unit
 from experiments.common.output import tolerate_encodings
 from experiments.common.report_flags import OUTPUT, WORKDIRS
 from experiments.common.workdir import write_json
@@ -163,7 +163,7 @@ def _draw(board: Board, speeds: SpeedUps, summary: dict[str, Any], output: Path)
     shown = [rule for rule in _IN_CURVES if rule in board.rules][:6]
     figures.curves(
         {
-            workload: {
+            with_unit(workload, board.tasks[workload]): {
                 rule: figures.Curve(
                     np.linspace(0, x.outcome["num_steps"], x.train.shape[1]), x.train
                 )

@@ -241,7 +241,9 @@ def _draw(
 ) -> None:
     if results:
         panels = {name: {r.label: r.losses for r in rows} for name, rows in results.items()}
-        curves.loss_curves(panels, workdir / "losses.png", marks=config.report_steps)
+        curves.loss_curves(
+            panels, workdir / "losses.png", ylabel="training loss [nats]", marks=config.report_steps
+        )
         print(f"figure: {workdir / 'losses.png'}")
     if not sweep:
         return
@@ -259,7 +261,7 @@ def _draw(
                 np.asarray([loss["mean"] for loss in losses], np.float64),
                 np.asarray([loss["standard_error"] for loss in losses], np.float64),
             )
-    curves.width_sweep(widths, workdir / "widths.png")
+    curves.width_sweep(widths, workdir / "widths.png", ylabel="training loss [nats]")
     print(f"figure: {workdir / 'widths.png'}")
 
 

@@ -36,8 +36,8 @@ def page(board: Board, speeds: SpeedUps, summary: Mapping[str, Any]) -> str:
     parts += [
         "## Each workload",
         "![Training loss](curves.svg)",
-        "Training loss at the best rates: the mean over seeds, and a band from the lowest to the "
-        "highest seed.",
+        "Training loss at the best rates: the mean over seeds, and bars from the lowest to the "
+        "highest seed after each quarter of the run, side by side.",
         "### Test loss",
         f"Mean ± standard deviation over seeds; bold: the lowest of a row. {_EDGE}: the best "
         "rate is on the edge of those tried.",

@@ -48,10 +48,12 @@ class Board(NamedTuple):
       results: workload -> rule -> `Result`.
       milliseconds: workload -> rule -> the time of a step over Adam's in the same process, and in
         milliseconds; each the fastest of its turns.
+      tasks: workload -> the name of its task; "" where that is not known.
     """
 
     results: dict[str, dict[str, Result]]
     milliseconds: dict[str, dict[str, tuple[float, float]]]
+    tasks: dict[str, str]
 
     @property
     def rules(self) -> list[str]:
@@ -103,7 +105,12 @@ def read_board(workdirs: Sequence[str | os.PathLike]) -> Board:
         workload: {rule: found[workload][rule] for rule in _in_order(found[workload], RULES)}
         for workload in sorted(found)
     }
-    return Board(ordered, times)
+    tasks = {workload: _task_name(settings[workload].get("task")) for workload in ordered}
+    return Board(ordered, times, tasks)
+
+
+def _task_name(task: Any) -> str:
+    return str(task.get("name", "")) if isinstance(task, Mapping) else ""
 
 
 def _in_order(names: Mapping[str, Any], order: Sequence[str]) -> list[str]:

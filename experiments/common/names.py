@@ -21,6 +21,12 @@ _WRITTEN = {
     "general_default": "general, default rate",
     "general_guarded": "general, default, guarded",
 }
+_LOSS_UNITS = {
+    "image_classifier": "nats",
+    "language_model": "nats",
+    "regression": "mean squared error",
+    "autoencoder": "mean squared error",
+}
 _OTHER_THAN_OPTAX = ("rmsprop", "adam", "nadam")  # the hierarchy's follow other equations
 
 
@@ -41,3 +47,18 @@ def display_name(label: str, *, hierarchy: bool = False) -> str:
     if hierarchy and name in _OTHER_THAN_OPTAX:
         written += " (Choi et al.)"
     return written + space + rest
+
+
+def loss_unit(task: str) -> str:
+    """What the losses of a task are measured in; "" where they have no unit.
+
+    Args:
+      task: the task's name in a config.
+    """
+    return _LOSS_UNITS.get(task, "")
+
+
+def with_unit(text: str, task: str) -> str:
+    """A quantity with the unit of a task's losses: 'loss [nats]', or as it is."""
+    unit = loss_unit(task)
+    return f"{text} [{unit}]" if unit else text

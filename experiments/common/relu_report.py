@@ -1,5 +1,6 @@
 """The tables and the figure of `experiments.relu_study`."""
 
+import itertools
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
+from learned_opt.figures.labels import label_lines
 from learned_opt.figures.style import COLORS, log_axis, make_panels, save
 
 _WRITTEN = {"sigmoid": "sigmoid", "tanh": "tanh", "relu": "ReLU"}
@@ -130,14 +132,21 @@ def by_network(config: ConfigDict, cells: Mapping[str, Any], step: str) -> str:
 def draw(config: ConfigDict, cells: Mapping[str, Any], step: str, path: str | os.PathLike) -> None:
     """Ratios to Adam by network: a panel for each factor and activation, a line for each rule."""
     grid = _grid(cells, config)
-    panels = [(f, a) for f in config.factors for a in config.activations]
+    panels = [(f, a) for a in config.activations for f in config.factors]
     figure, axes = make_panels(
-        len(panels), xlabel="", ylabel="loss / Adam's", sharey=True, columns=len(config.activations)
+        len(panels),
+        xlabel="layers x units",
+        ylabel="loss / Adam's [times]",
+        sharey=True,
+        columns=len(config.factors),
     )
+    figure.set_size_inches(4.8 * len(config.factors), 3.1 * len(config.activations))
+    # These learners are in no other figure: none of them is in the table of rules.
+    colors = dict(zip(config.learners, itertools.cycle(COLORS), strict=False))
     drawn = []
     for axis, (factor, activation) in zip(axes, panels, strict=True):
         names = [n for n, found in grid.items() if found[0] == activation]
-        for color, learner in zip(COLORS, config.learners, strict=False):
+        for learner, color in colors.items():
             label = learner if factor == 1 else f"{learner}@{factor:g}"
             ratios = [compared(cells[n], label, step, config) for n in names]
             values = [np.nan if r is None else float(np.exp(r[0].mean())) for r in ratios]
@@ -151,7 +160,8 @@ def draw(config: ConfigDict, cells: Mapping[str, Any], step: str, path: str | os
         flat = np.concatenate(drawn)
         for axis in axes:
             log_axis(axis, flat, flat, above=1.2)
-    save(figure, axes, path, legend="right")
+        label_lines(figure, axes)
+    save(figure, path)
 
 
 def _written(activation: str) -> str:

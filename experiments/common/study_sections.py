@@ -151,7 +151,11 @@ def arrow_section(studies: Sequence[Study], arrows: Mapping[str, Any], output: P
     path = output / "arrows.svg"
     names = ("winners, over fresh seeds", "best trials, over trials drawn anew")
     study_plots.intervals(
-        panels, path, names=names, xlabel="general − special (left of 0: the general one is better)"
+        panels,
+        path,
+        names=names,
+        xlabel="A ⊆ B: B includes A as a special case. Shown: score of B − score of A, in the "
+        "unit of the panel; left of 0 B is better.",
     )
     rows = [
         [

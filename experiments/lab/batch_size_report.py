@@ -6,10 +6,11 @@ from typing import Any
 
 import numpy as np
 
+from learned_opt.figures.labels import label_lines
 from learned_opt.figures.style import COLORS, log_axis, make_panels, save
 from learned_opt.studies.statistics import mean_interval
 
-WAYS = {  # in the order of the legend
+WAYS = {  # in the order of the tables
     "same": ("same rate", "#7F7F7F", "solid"),
     "scaled": ("rate scaled with the batch", "#56B4E9", "solid"),
     "tuned": ("rate tuned for the batch", "#000000", "solid"),
@@ -25,6 +26,7 @@ def draw(results: Mapping[str, Any], path: Path) -> None:
         "top_eigenvalue": "largest Hessian eigenvalue",
     }
     figure, axes = make_panels(2 * len(columns), xlabel="", ylabel="", columns=len(columns))
+    figure.set_size_inches(11.4, 6.0)
     for n, (metric, title) in enumerate(columns.items()):
         drawn = [
             _draw_panel(axes[row * len(columns) + n], results["cells"][budget], metric)
@@ -36,14 +38,16 @@ def draw(results: Mapping[str, Any], path: Path) -> None:
             log_axis(axis, flat, flat, above=1.25)
             axis.set_title(f"{title}, {name}", fontsize=10)
             axis.set_xlabel("batch size (examples)" if row else "")
-    save(figure, axes, path / "batch_size.svg", legend="right")
+    figure.supxlabel("cross: did not learn at the rate scaled with the batch", fontsize=9)
+    label_lines(figure, axes)
+    save(figure, path / "batch_size.svg")
     _draw_slices(results["slices"], path / "batch_size_slices.svg")
 
 
 def _draw_panel(axis: Any, ways: Mapping[str, Any], metric: str) -> np.ndarray:
     """Means with intervals, a cross at the top for what did not learn; the numbers drawn."""
     drawn = []
-    for k, (way, (label, color, dashes)) in enumerate(WAYS.items()):
+    for k, (way, (_, color, dashes)) in enumerate(WAYS.items()):
         factor = 100 if metric == "test_error" else 1
         points = {int(batch): cell for batch, cell in ways[way].items()}
         at = {batch: batch * 1.08 ** (k - 1) for batch in points}  # no interval hides another
@@ -53,12 +57,13 @@ def _draw_panel(axis: Any, ways: Mapping[str, Any], metric: str) -> np.ndarray:
         mean, low, high = found
         axis.errorbar(
             [at[batch] for batch in good], mean, [mean - low, high - mean], color=color,
-            linestyle=dashes, marker="o", markersize=4, linewidth=1.6, capsize=2, label=label,
+            linestyle=dashes, marker="o", markersize=4, linewidth=1.6, capsize=2,
+            label=f"{way} rate",
         )  # fmt: skip
         lost = [at[batch] for batch in points if batch not in good]
         axis.plot(
             lost, np.full(len(lost), 0.96), "x", color=color, markersize=7, mew=2,
-            transform=axis.get_xaxis_transform(), label="did not learn" if lost else None,
+            transform=axis.get_xaxis_transform(),
         )  # fmt: skip
         drawn.append(found.ravel())
     axis.set_xscale("log", base=4)
@@ -81,8 +86,7 @@ def _draw_slices(slices: Mapping[str, Any], path: Path) -> None:
             axes[0].plot(found["where"], found[split], color=color, linestyle=dashes, label=label)
     axes[0].set_xlabel("way along a random direction\n(1: as long as the weights)")
     axes[0].set_ylabel("loss (nats)")
-    axes[0].set_ylim(bottom=0)
-    axes[0].legend(frameon=False, fontsize=8)
+    axes[0].set(ylim=(0, None), xlim=(-1, 1))
     axes[0].set_title("on a line", fontsize=10)
     levels = (0.1, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0)
     for axis, (batch, found) in zip(axes[1:], slices.items(), strict=False):
@@ -96,7 +100,9 @@ def _draw_slices(slices: Mapping[str, Any], path: Path) -> None:
         axis.set_ylabel("along a second one")
         axis.set_title(f"on a plane: training loss, batch {int(batch):,}", fontsize=10)
         axis.set_aspect("equal")
-    save(figure, axes, path, legend=None)
+    figure.set_size_inches(12.4, 3.4)
+    label_lines(figure, axes[:1])
+    save(figure, path)
 
 
 def _interval(values: list) -> tuple[float, float, float]:

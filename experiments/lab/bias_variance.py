@@ -17,6 +17,7 @@ from experiments.common.answer_page import answer_page, table
 from experiments.common.launch import check_positive
 from experiments.common.workdir import kept
 from learned_opt import update_rules
+from learned_opt.figures.labels import label_lines
 from learned_opt.figures.style import COLORS, save
 from learned_opt.networks import Perceptron
 from learned_opt.studies.bias_variance import decompose, least_squares_parts, legendre_features
@@ -138,7 +139,7 @@ def draw(results: dict[str, Any], path: Path) -> None:
         _draw_fits(axis, kind, size, cell, results)
     axes[0].set_ylabel("y")
     above.suptitle(
-        f"black: the truth    dots: one training set    "
+        "black: the truth · dots: one training set · "
         f"orange: fits to {len(drawn[0][2]['fits']) if drawn else 0} training sets",
         fontsize=9,
     )
@@ -146,8 +147,13 @@ def draw(results: dict[str, Any], path: Path) -> None:
     for axis, kind in ((left, "degree"), (right, "width")):
         _draw_parts(axis, kind, results)
     left.set_ylabel("mean squared error")
-    left.legend(loc="upper right", frameon=False, fontsize=9)
-    save(figure, [left, right], path / "bias_variance.svg", legend=None)
+    below.supxlabel(
+        "Errors have the unit of y². Lines that leave at the lower edge go on below it; errors "
+        "below 1e-9 are drawn as that.",
+        fontsize=9,
+    )
+    label_lines(figure, [left, right])
+    save(figure, path / "bias_variance.svg")
 
 
 def _draw_fits(axis: Any, kind: str, size: str, cell: dict, results: dict) -> None:

@@ -154,7 +154,7 @@ def draw(results: dict[str, Any], path: Path) -> None:
             scale.set_minor_formatter(lambda *_: "")
     left.set_yticks([1, 2, 3, 5, 10, 20])
     left.set_ylim(0.9, 1.6 * ratios.max())
-    save(figure, [left, right], path / "break_even.svg", legend=None)
+    save(figure, path / "break_even.svg")
 
 
 def _draw_trainings(axis: Any, results: dict[str, Any], x: np.ndarray, ratios: np.ndarray) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from experiments.common.answer_page import answer_page, table, with_interval
+from learned_opt.figures.labels import label_lines
 from learned_opt.figures.style import COLORS, save
 from learned_opt.studies.folds import fold_weights
 from learned_opt.studies.statistics import mean_interval
@@ -15,14 +16,14 @@ def draw(results: dict[str, Any], path: Path) -> None:
     """The ways to split a series, their estimates against the future, and those on little data."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(11.5, 6.8), dpi=130, layout="constrained")
+    figure = Figure(figsize=(12.6, 6.8), dpi=130, layout="constrained")
     parts: Any = figure.subfigures(2, 1, height_ratios=(1, 1.6))
     above, below = parts
     pictures = above.subplots(1, len(results["series"]["ways"]))
     for axis, name in zip(pictures, results["series"]["ways"], strict=True):
         _draw_splits(axis, name, results["config"]["folds"])
     above.supxlabel(
-        "time (each row is a fold)    blue: learns    orange: is tested    black: the future",
+        "time (each row is a fold) · blue: learns · orange: is tested · black: the future",
         fontsize=9,
     )
     left, middle, right = below.subplots(1, 3, width_ratios=(1, 1, 1.15))
@@ -35,9 +36,9 @@ def draw(results: dict[str, Any], path: Path) -> None:
     left.text(
         1e-4, results["floor"], "no model can be better", color="0.4", fontsize=8, va="bottom"
     )
-    middle.legend(frameon=False, fontsize=9, loc="lower center")
     _draw_little(right, results["little"])
-    save(figure, [left, middle, right], path / "cross_validation.svg", legend=None)
+    label_lines(figure, [left, middle])
+    save(figure, path / "cross_validation.svg")
 
 
 def splitters(folds: int, block: int, gap: int, seed: int) -> dict[str, Any]:
@@ -91,7 +92,7 @@ def _draw_little(axis: Any, part: dict[str, Any]) -> None:
         axis.errorbar(mean, -row, xerr=[[mean - low], [high - mean]], fmt="o", color=COLORS[3])
     axis.axvline(0, color="0.5", linewidth=0.9)
     axis.set_yticks(-np.arange(len(names)), names, fontsize=8)
-    axis.set_xlabel("estimate − test loss of what was chosen")
+    axis.set_xlabel("estimate − test loss of what was chosen [nats]")
     axis.set_title("Little data: 100 digits", fontsize=10)
     axis.spines[["top", "right"]].set_visible(False)
 

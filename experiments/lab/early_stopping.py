@@ -15,6 +15,7 @@ from experiments.common.launch import check_positive
 from experiments.common.names import display_name
 from experiments.common.rates import open_rate, stacked_rates
 from experiments.common.workdir import kept, rounded
+from learned_opt.figures.labels import label_lines
 from learned_opt.figures.style import make_panels, save
 from learned_opt.studies.early_stopping import stop_early
 from learned_opt.studies.resampled import Curves, resample, run_samples
@@ -130,8 +131,7 @@ def draw(results: Mapping[str, Any], path: Path) -> None:
                 axis.plot(steps, mean, color=color, linewidth=1.6, label=_WRITTEN[split])
             for way, dashes in (("oracle", (0, (1, 1.5))), (patience, (0, (5, 2)))):
                 mark = np.mean(found["stops"][way]["kept_step"])
-                label = {"oracle": "lowest test loss", patience: "kept by patience"}[way]
-                axis.axvline(mark, color="0.35", linewidth=1.1, linestyle=dashes, label=label)
+                axis.axvline(mark, color="0.35", linewidth=1.1, linestyle=dashes)
             axis.set(ylim=(0, top), xlim=(0, steps[-1]), xticks=steps[:: max(1, len(steps) // 2)])
             if n:
                 axis.tick_params(labelleft=False)
@@ -139,7 +139,14 @@ def draw(results: Mapping[str, Any], path: Path) -> None:
         axes[len(rules) + n].set_xlabel("updates")
     axes[0].set_ylabel("cross-entropy (nats)")
     axes[len(rules)].set_ylabel("error (%)")
-    save(figure, axes, path / "early_stopping.svg", legend="right")
+    start = max(_numbers(x["curves"]["test"]["loss"][0])[0] for x in rules.values())
+    figure.supxlabel(
+        "dotted: lowest test loss · dashed: kept by patience · bands: 95 % of the mean over samples"
+        f" · losses start above the panels, at up to {start:.2g} nats",
+        fontsize=9,
+    )
+    label_lines(figure, [axes[len(rules) - 1], axes[-1]])
+    save(figure, path / "early_stopping.svg")
 
 
 def _numbers(values: list) -> np.ndarray:

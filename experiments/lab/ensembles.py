@@ -227,7 +227,7 @@ def draw(results: dict[str, Any], path: Path) -> None:
                 label="one network, all examples",
             )  # fmt: skip
         axis.legend(frameon=False, fontsize=9)
-    save(figure, axes, path / "ensembles.svg", legend=None)
+    save(figure, path / "ensembles.svg")
 
 
 def report(results: dict[str, Any]) -> str:

@@ -6,6 +6,8 @@ from typing import Any
 import numpy as np
 
 from experiments.common.answer_page import answer_page, table, with_interval
+from experiments.common.names import with_unit
+from learned_opt.figures.labels import label_lines
 from learned_opt.figures.style import COLORS, KNOWN_STYLES, log_axis, make_panels, save
 from learned_opt.studies.statistics import mean_interval
 
@@ -15,22 +17,28 @@ _SHADES = ("0.0", "0.45", "0.7")
 
 def draw(results: dict[str, Any], path: Path) -> None:
     """Sweeps, losses against ε, step sizes and effective rates."""
-    figure, axes = make_panels(6, xlabel="", ylabel="", columns=3)
+    figure, axes = make_panels(6, xlabel="", ylabel="", columns=2)
+    figure.set_size_inches(9.8, 9.6)
+    figure.get_layout_engine().set(h_pad=0.1)
+    maps, sweeps = axes[::2], axes[1::2]
     for row, (name, task) in enumerate(results["tasks"].items()):
-        _draw_map(axes[3 * row], results, task["sweeps"]["adam"])
-        axes[3 * row].set_title(
-            f"{name}: Adam's validation loss\n(darker is lower; dots: the best η for each ε)",
-            fontsize=9,
+        _draw_map(maps[row], results, task["sweeps"]["adam"])
+        maps[row].set_title(
+            f"{name}: Adam's validation loss; dots: the best η\n(dark to pale: up to 1.15, 1.5, "
+            "2.5, 5 × the lowest, more)",
+            fontsize=8.5,
         )
-        _draw_against_eps(axes[3 * row + 1], results, task["sweeps"])
-        axes[3 * row + 1].set_title(f"{name}: what ε costs", fontsize=10)
+        _draw_against_eps(sweeps[row], results, task["sweeps"])
+        kind = "image_classifier" if name == "classifier" else name
+        sweeps[row].set_ylabel(with_unit("validation loss", kind))
+        sweeps[row].set_title(f"{name}: what ε costs", fontsize=10)
     label, first = next(iter(results["tasks"].items()))
-    _draw_updates(axes[2], first["steps"])
-    axes[2].set_title(f"{label}: how long the steps are", fontsize=10)
-    if len(axes) > 5:
-        _draw_rates(axes[5], first["steps"]["adam"])
-        axes[5].set_title(f"{label}: Adam's rates (5 to 95 %)", fontsize=10)
-    save(figure, axes, path / "epsilon.svg", legend=None)
+    _draw_updates(axes[4], first["steps"])
+    axes[4].set_title(f"{label}: how long the steps are", fontsize=10)
+    _draw_rates(axes[5], first["steps"]["adam"])
+    axes[5].set_title(f"{label}: Adam's rates (bands: 5 to 95 %)", fontsize=10)
+    label_lines(figure, [*sweeps, axes[4]])
+    save(figure, path / "epsilon.svg")
 
 
 def _draw_map(axis: Any, results: dict[str, Any], sweep: list) -> None:
@@ -63,17 +71,16 @@ def _draw_against_eps(axis: Any, results: dict[str, Any], sweeps: dict[str, list
     one = int(np.argmin(np.abs(np.log(rates))))
     lines = {
         f"Adam, η = {rates[usual]:.2g}": (adam[usual], _ADAM, (0, (3, 2))),
-        "Adam, the best η for each ε": (np.nanmin(adam, axis=0), _ADAM, "solid"),
+        "Adam, best η": (np.nanmin(adam, axis=0), _ADAM, "solid"),
         "Adadelta, η = 1": (adadelta[one], _ADADELTA, (0, (3, 2))),
-        "Adadelta, the best η for each ε": (np.nanmin(adadelta, axis=0), _ADADELTA, "solid"),
+        "Adadelta, best η": (np.nanmin(adadelta, axis=0), _ADADELTA, "solid"),
     }
     for label, (values, color, dash) in lines.items():
         axis.plot(eps, values, color=color, linestyle=dash, marker=".", mew=0, label=label)
     every = np.concatenate([values for values, _, _ in lines.values()])
     axis.set_xscale("log")
     log_axis(axis, every, np.minimum(every, 40 * np.nanmin(every)), above=5)
-    axis.set(xlabel="ε", ylabel="validation loss")
-    axis.legend(frameon=False, fontsize=7, loc="upper left")
+    axis.set_xlabel("ε")
 
 
 def _draw_updates(axis: Any, steps: dict[str, Any]) -> None:
@@ -81,9 +88,9 @@ def _draw_updates(axis: Any, steps: dict[str, Any]) -> None:
         for (eps, cell), width in zip(steps[rule].items(), (2.4, 1.5, 0.8), strict=False):
             label = f"{name}, ε = {eps}" + (f", η = {cell['rate']:.2g}" if rule == "adam" else "")
             axis.plot(cell["step"], cell["update"], color=color, linewidth=width, label=label)
-    axis.set(xscale="log", yscale="log", xlabel="step", ylabel="root mean square of an update")
-    axis.set_ylim(top=0.2)
-    axis.legend(frameon=False, fontsize=7)
+    axis.set(
+        xscale="log", yscale="log", xlabel="updates", ylabel="length of a step (root mean square)"
+    )
 
 
 def _draw_rates(axis: Any, steps: dict[str, Any]) -> None:
@@ -91,8 +98,7 @@ def _draw_rates(axis: Any, steps: dict[str, Any]) -> None:
         low, middle, high = np.transpose(cell["rates"])
         axis.fill_between(cell["step"], low, high, color=color, alpha=0.2, linewidth=0)
         axis.plot(cell["step"], middle, color=color, label=f"ε = {eps}, η = {cell['rate']:.2g}")
-    axis.set(xscale="log", yscale="log", xlabel="step", ylabel="effective rate, η / (√v + ε)")
-    axis.legend(frameon=False, fontsize=8)
+    axis.set(xscale="log", yscale="log", xlabel="updates", ylabel="effective rate, η / (√v + ε)")
 
 
 def report(results: dict[str, Any]) -> str:

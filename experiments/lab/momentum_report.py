@@ -8,19 +8,22 @@ import numpy as np
 
 from experiments.common.answer_page import answer_page, table
 from experiments.common.names import display_name
+from learned_opt.figures.labels import label_lines
 from learned_opt.figures.style import COLORS, make_panels, save, styles_of
 from learned_opt.studies.momentum import critical_decay, largest_rate, ravine, spectral_radius
 
 
 def draw(results: dict[str, Any], path: Path) -> None:
     """The map of momentum, swings, a ravine, condition numbers and a saddle."""
-    figure, axes = make_panels(6, xlabel="", ylabel="", columns=3)
+    figure, axes = make_panels(6, xlabel="", ylabel="", columns=2)
+    figure.set_size_inches(9.6, 9.6)
+    figure.get_layout_engine().set(h_pad=0.1)
     styles = styles_of(results["ravines"])
     _draw_map(axes[0])
     _draw_swings(axes[1], results)
     _draw_ways(axes[2], results, styles)
     ratio = str(results["drawn_ratio"])
-    for name, (color, dash) in styles.items():
+    for n, (name, (color, dash)) in enumerate(styles.items()):
         line = {"color": color, "linestyle": dash, "linewidth": 1.6, "label": display_name(name)}
         cells = results["ravines"][name]
         axes[3].plot(cells[ratio]["losses"], **line)
@@ -28,32 +31,34 @@ def draw(results: dict[str, Any], path: Path) -> None:
         reached = [cells[str(k)] for k in ratios]
         middle = np.array([cell["steps"] for cell in reached])
         ends = [middle - [c["least"] for c in reached], [c["most"] for c in reached] - middle]
-        axes[4].errorbar(ratios, middle, ends, marker=".", **line)
+        apart = 1.05 ** (n - (len(styles) - 1) / 2)  # no bar hides another
+        axes[4].errorbar(apart * np.array(ratios), middle, ends, marker=".", **line)
         steps = np.array(results["saddle"][name]["steps"], float)
         steps[steps < 0] = np.nan
         axes[5].plot(results["offsets"], steps, marker=".", **line)
     axes[3].set(
-        title=f"4. Loss in a ravine (κ = {ratio})", xlabel="steps", yscale="log",
-        ylabel="loss / loss at the start", ylim=(1e-12, 3),
+        title=f"4. Loss in a ravine (κ = {ratio})", xlabel="updates", yscale="log",
+        ylabel="loss / loss at the start", ylim=(1e-12, 3), xlim=(0, None),
     )  # fmt: skip
     axes[4].set(
         title="5. The narrower the ravine", xlabel="condition number κ", xscale="log", yscale="log",
-        ylabel=f"steps to {results['target']:g} of the loss",
+        ylabel=f"updates to {results['target']:g} of the loss",
     )  # fmt: skip
     axes[5].set(
         title="6. Leaving a saddle", xlabel="distance from the ridge at the start", xscale="log",
-        ylabel="steps until away", ylim=(0, None),
+        ylabel="updates until away", ylim=(0, None),
     )  # fmt: skip
     axes[5].invert_xaxis()
     axes[4].xaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axes[4].yaxis.set_major_formatter(lambda value, _: f"{value:g}")
     for axis in axes:
         axis.title.set_fontsize(10)
-    save(figure, axes[3:], path / "momentum.svg", legend="right")
+    label_lines(figure, [axes[1], *axes[3:]])
+    save(figure, path / "momentum.svg")
 
 
 def _draw_map(axis: Any) -> None:
-    rates, decays = np.linspace(0.002, 4, 90), np.linspace(0, 0.999, 60)
+    rates, decays = np.linspace(0.002, 4, 80), np.linspace(0, 0.999, 50)
     radius = spectral_radius("momentum", rates, decays[:, None], 1.0)
     levels = [0, 0.5, 0.7, 0.8, 0.9, 0.95, 1]
     shades = [str(x) for x in np.linspace(0.98, 0.6, len(levels) - 1)]
@@ -87,10 +92,9 @@ def _draw_swings(axis: Any, results: dict[str, Any]) -> None:
         note = ", critical" if abs(float(decay) - critical) < 1e-3 else ""
         axis.plot(points, color=color, linewidth=1.5, label=f"γ = {decay}{note}")
     axis.axhline(0, color="0.5", linewidth=0.8)
-    axis.legend(frameon=False, fontsize=8, loc="upper right")
     axis.set(
-        title=f"2. Overshooting (ηλ = {results['swing_rate']:g})", xlabel="steps",
-        ylabel="distance from the minimum", ylim=(-1.05, 1.9),
+        title=f"2. Overshooting (ηλ = {results['swing_rate']:g})", xlabel="updates",
+        ylabel="distance from the minimum", ylim=(-1.05, 1.1), xlim=(0, None),
     )  # fmt: skip
 
 
@@ -107,7 +111,7 @@ def _draw_ways(axis: Any, results: dict[str, Any], styles: Mapping[str, tuple[st
     axis.plot(*results["ways"]["start"], "kX", markersize=7)
     axis.plot(0, 0, "k*", markersize=9)
     axis.set(
-        title=f"3. A ravine (κ = {ratio}): circling", xlabel="first parameter",
+        title=f"3. A ravine (κ = {ratio}): circling (colours as in 4)", xlabel="first parameter",
         ylabel="second parameter", xlim=(-2.6, 1.6), ylim=(-2.3, 1.0),
     )  # fmt: skip
     axis.grid(False)

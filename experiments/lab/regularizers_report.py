@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from experiments.common.names import display_name
-from learned_opt.figures.style import KNOWN_STYLES, LEARNED_STYLES, make_panels, save
+from learned_opt.figures.style import make_panels, save, styles_of
 from learned_opt.studies.statistics import Interval, mean_interval
 
 _WRITTEN = {
@@ -62,21 +62,26 @@ def draw(results: Mapping[str, Any], path: Path) -> None:
     """A dot with its interval for each regularizer and rule; a panel each training size."""
     sizes = [str(n) for n in results["config"]["train_sizes"]]
     rules = [name for name, _ in results["config"]["rules"]]
+    styles = styles_of(rules)
     kinds = [kind for kind in kinds_of(results, rules[0]) if kind != "none"]
-    xlabel = "change in test error (percentage points)\n← fewer errors      more errors →"
+    xlabel = "change in test error (percentage points)\n← fewer errors · more errors →"
     figure, axes = make_panels(len(sizes), xlabel=xlabel, ylabel="", columns=len(sizes))
-    figure.set_size_inches(4.6 * len(sizes) + 1.8, 0.42 * len(kinds) + 1.2)
+    figure.set_size_inches(4.6 * len(sizes) + 1.0, 0.46 * len(kinds) + 1.2)
     first = [change(results, rules[0], kind, sizes[0]).mean for kind in kinds]
     kinds = [kinds[n] for n in np.argsort(first)[::-1]]  # the best on top
     for axis, size in zip(axes, sizes, strict=True):
         axis.axvline(0, color="0.4", linewidth=1)
         for k, name in enumerate(rules):
-            color, dash = (KNOWN_STYLES | LEARNED_STYLES).get(name, ("#000000", "solid"))
+            color, dash = styles[name]
             found = np.array([change(results, name, kind, size) for kind in kinds])
             at = np.arange(len(kinds)) + 0.18 * ((len(rules) - 1) / 2 - k)
             axis.hlines(at, found[:, 1], found[:, 2], color=color, linewidth=1.6, linestyle=dash)
             fill = color if dash == "solid" else "white"
-            axis.plot(found[:, 0], at, "o", color=color, mfc=fill, ms=4.5, label=display_name(name))
+            axis.plot(found[:, 0], at, "o", color=color, mfc=fill, ms=4.5)
+            axis.text(
+                found[0, 2] + 0.15, at[0], display_name(name), fontsize=7, va="center", color="0.15"
+            )
+        axis.margins(x=0.08)
         axis.set_yticks(range(len(kinds)), [_WRITTEN[kind] for kind in kinds])
         axis.set_ylim(-0.6, len(kinds) - 0.4)
         axis.grid(False, axis="y")
@@ -85,7 +90,7 @@ def draw(results: Mapping[str, Any], path: Path) -> None:
         axis.set_title(f"{int(size):,} training examples", fontsize=10)
     for axis in axes[1:]:
         axis.tick_params(labelleft=False)
-    save(figure, axes, path / "regularizers.svg", legend="right")
+    save(figure, path / "regularizers.svg")
 
 
 def report(results: Mapping[str, Any]) -> str:

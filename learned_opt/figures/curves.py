@@ -4,6 +4,7 @@ Matplotlib is imported when a figure is made, and never its state machine: nothi
 window or changes a setting of the caller's.
 """
 
+import itertools
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -12,10 +13,11 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike
 
+from learned_opt.figures.labels import label_lines, split_panels
 from learned_opt.figures.style import (
     COLORS,
-    KNOWN_STYLES,
     LAST_STYLE,
+    STYLES,
     all_labels,
     base,
     line_weight,
@@ -24,7 +26,6 @@ from learned_opt.figures.style import (
     save,
     styles_of,
 )
-from learned_opt.tasks import Surface
 
 Band = Literal["standard_error", "quantiles"]
 
@@ -39,6 +40,9 @@ def loss_curves(
 ) -> None:
     """Draws losses against the number of updates, on a log scale, one panel a problem.
 
+    A panel of more than six lines becomes several, hand-designed rules and learned ones, with Adam
+    in each.
+
     Args:
       panels: title -> label -> losses `[num_seeds, num_steps + 1]`.
       path: the PNG file.
@@ -48,6 +52,7 @@ def loss_curves(
       marks: numbers of updates to mark by a vertical line.
     """
     styles = styles_of(all_labels(panels))
+    panels = split_panels(panels)
     figure, axes = make_panels(len(panels), ylabel=ylabel, xlabel="updates")
     for axis, (title, curves) in zip(axes, panels.items(), strict=False):
         starts, lows = [], []
@@ -66,7 +71,8 @@ def loss_curves(
         log_axis(axis, lows, starts, above=1.4)
         axis.set_xlim(0, len(middle) - 1)
         axis.set_title(title, fontsize=10)
-    save(figure, axes, path, legend="right")
+    label_lines(figure, axes)
+    save(figure, path)
 
 
 def tuning_curves(
@@ -88,22 +94,26 @@ def tuning_curves(
       ylabel: the score.
     """
     styles = styles_of(curves)
-    figure, axes = make_panels(1, ylabel=ylabel, xlabel=xlabel)
+    panels = split_panels({title: curves})
+    figure, axes = make_panels(len(panels), ylabel=ylabel, xlabel=xlabel, sharey=True)
     bests = []
-    for label, (values, scores) in curves.items():
-        values, scores = np.asarray(values), np.asarray(scores, np.float64)
-        kept = np.isfinite(scores) & (scores > 0)
-        if not kept.any():
-            continue
-        color, dashes = styles[label]
-        axes[0].plot(values[kept], scores[kept], color=color, linestyle=dashes, label=label)
-        best = np.argmin(np.where(kept, scores, np.inf))
-        axes[0].plot(values[best], scores[best], "o", color=color)
-        bests.append(scores[best])
-    axes[0].set_xscale("log")
-    log_axis(axes[0], bests, bests, above=10.0)
-    axes[0].set_title(title, fontsize=10)
-    save(figure, axes, path, legend="right")
+    for axis, (name, lines) in zip(axes, panels.items(), strict=True):
+        for label, (values, scores) in lines.items():
+            values, scores = np.asarray(values), np.asarray(scores, np.float64)
+            kept = np.isfinite(scores) & (scores > 0)
+            color, dashes = styles[label]
+            shown = np.where(kept, scores, np.nan)
+            axis.plot(values, shown, color=color, linestyle=dashes, label=label)
+            if kept.any():
+                best = np.nanargmin(shown)
+                axis.plot(values[best], scores[best], "o", color=color)
+                bests.append(scores[best])
+        axis.set_xscale("log")
+        axis.set_title(name, fontsize=10)
+    for axis in axes:
+        log_axis(axis, bests, bests, above=10.0)
+    label_lines(figure, axes)
+    save(figure, path)
 
 
 def width_sweep(
@@ -120,12 +130,15 @@ def width_sweep(
       ylabel: what the losses are.
     """
     styles = styles_of(all_labels(panels))
+    panels = split_panels(panels)
     figure, axes = make_panels(len(panels), ylabel=ylabel, xlabel="hidden units", sharey=True)
     for axis, (title, curves) in zip(axes, panels.items(), strict=False):
-        for label, (widths, means, errors) in curves.items():
+        for n, (label, (widths, means, errors)) in enumerate(curves.items()):
             color, dashes = styles[label]
+            widths = np.asarray(widths, np.float64)
+            step = np.diff(widths).min() if len(widths) > 1 else 0.0
             axis.errorbar(
-                widths,
+                widths + 0.1 * step * (n - (len(curves) - 1) / 2),  # no bar hides another
                 means,
                 errors,
                 color=color,
@@ -135,9 +148,10 @@ def width_sweep(
                 label=label,
                 **line_weight(label),
             )
-        axis.set_ylim(bottom=0)
         axis.set_title(title, fontsize=10)
-    save(figure, axes, path, legend="right")
+    axes[0].set_ylim(bottom=0)  # of all, when all is drawn
+    label_lines(figure, axes)
+    save(figure, path)
 
 
 def inclusions(
@@ -156,7 +170,8 @@ def inclusions(
       path: the PNG file.
       task: what the errors were measured on.
     """
-    figure, (left, right) = make_panels(2, xlabel="", ylabel="")
+    figure, (left, right) = make_panels(2, xlabel="", ylabel="", columns=2)
+    figure.set_size_inches(9.6, 4.0)
     for n, (label, (eps, values)) in enumerate(errors.items()):
         values = np.asarray(values, np.float64)
         # Lines of the same slope lie on each other: markers of their own keep them apart.
@@ -169,65 +184,23 @@ def inclusions(
             markerfacecolor="none",
             label=label,
         )
-    left.set_xscale("log")
-    left.set_yscale("log")
-    left.set_xlabel("ε")
-    left.set_title("largest relative error" + (f" on {task}" if task else ""), fontsize=10)
-    left.legend(frameon=False, fontsize=8)
-    for (label, values), marker in zip(responses.items(), "os^D", strict=False):
-        color, dashes = KNOWN_STYLES.get(base(label), LAST_STYLE)
+    left.set(xscale="log", yscale="log", xlabel="ε of B")
+    left.set_ylabel("difference of B from A / parameters")
+    left.set_title("largest difference" + (f" on {task}" if task else ""), fontsize=10)
+    for (label, values), marker in zip(responses.items(), itertools.cycle("os^D"), strict=False):
+        color, dashes = STYLES.get(base(label), LAST_STYLE)
         right.plot(values, color=color, linestyle=dashes, marker=marker, markersize=4, label=label)
-    right.set_xlabel("updates since")
+    right.set_xlabel("updates since the gradient")
+    right.set_ylabel("step, in parameter units")
     right.set_title("response to one gradient of 1", fontsize=10)
     right.set_ylim(bottom=0)
-    right.legend(frameon=False, fontsize=8)
-    figure.savefig(path)
-
-
-def trajectories(
-    panels: Mapping[str, tuple[Surface, Mapping[str, ArrayLike]]], path: str | os.PathLike
-) -> None:
-    """Draws optimizers' ways over contours of 2-D surfaces.
-
-    A cross is the start, a dot where the way ends, a star a minimum. Contours follow quantiles of
-    the surface, so that valleys and plains show alike; the darker the lower.
-
-    Args:
-      panels: title -> (surface, label -> points `[num_steps + 1, 2]`).
-      path: the PNG file.
-    """
-    import matplotlib.patheffects
-
-    styles = styles_of(all_labels({title: ways for title, (_, ways) in panels.items()}))
-    figure, axes = make_panels(len(panels), xlabel="", ylabel="")
-    halo = [matplotlib.patheffects.withStroke(linewidth=3, foreground="white")]
-    for axis, (title, (surface, ways)) in zip(axes, panels.items(), strict=False):
-        _contours(axis, surface)
-        for label, points in ways.items():
-            color, dashes = styles[label]
-            points = np.asarray(points, np.float64)
-            points = points[np.isfinite(points).all(axis=1)]
-            points = np.clip(points, -1e6, 1e6)  # what leaves the window leaves it all the same
-            axis.plot(
-                *points.T,
-                color=color,
-                linestyle=dashes,
-                linewidth=1.6,
-                label=label,
-                path_effects=halo,
-            )
-            axis.plot(*points[-1], "o", color=color, mec="white", markersize=6, zorder=6)
-        for minimum in surface.minima:
-            axis.plot(*minimum, "*", color="white", mec="black", markersize=11, zorder=4)
-        axis.plot(*surface.start, "X", color="black", mec="white", markersize=9, zorder=5)
-        axis.set(xlim=surface.window[0], ylim=surface.window[1])
-        axis.set_title(title, fontsize=10)
-        axis.grid(False)
-    figure.supxlabel("cross: start    dot: end    star: minimum", fontsize=9)
-    legend: Literal["right"] | None = None
-    if any(len(ways) > 1 for _, ways in panels.values()):
-        legend = "right"
-    save(figure, axes, path, legend=legend)
+    figure.supxlabel(
+        "A ⊆ B: B includes A as a special case. Left: the larger ε, the nearer B comes to A.\n"
+        "Right: of all momenta the one that is nearest to Nesterov is another rule.",
+        fontsize=9,
+    )
+    label_lines(figure, [left, right])
+    save(figure, path)
 
 
 def meta_training(records: Sequence[Mapping[str, Any]], path: str | os.PathLike) -> None:
@@ -262,7 +235,7 @@ def meta_training(records: Sequence[Mapping[str, Any]], path: str | os.PathLike)
         if len(found) > 1:
             axis.legend(fontsize=8, frameon=False)
         axis.set_title(title, fontsize=10)
-    save(figure, axes, path, legend=None)
+    save(figure, path)
 
 
 def _summary(losses: np.ndarray, band: Band) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -281,17 +254,3 @@ def mean_and_error(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     with np.errstate(over="ignore", invalid="ignore"):  # diverged runs are not drawn
         error = values.std(axis=0, ddof=1 if len(values) > 1 else 0) / math.sqrt(len(values))
         return values.mean(axis=0), error
-
-
-def _contours(axis: Any, surface: Surface) -> None:
-    x, y = (np.linspace(*ends, 201) for ends in surface.window)
-    values = np.asarray(surface.value(*np.meshgrid(x, y)))  # type: ignore[arg-type]
-    levels = np.unique(np.quantile(values, np.linspace(0, 1, 22)))
-    axis.contourf(x, y, values, levels=levels, cmap="gray", norm=_ranks(levels), alpha=0.55)
-    axis.contour(x, y, values, levels=levels, colors="0.45", linewidths=0.35, linestyles="solid")
-
-
-def _ranks(levels: np.ndarray) -> Any:
-    from matplotlib.colors import BoundaryNorm
-
-    return BoundaryNorm(levels, 256)

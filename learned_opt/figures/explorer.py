@@ -89,12 +89,14 @@ def bands(surface: Surface) -> np.ndarray:
 
 
 def rule_styles(names: Mapping[str, str]) -> dict[str, dict[str, Any]]:
-    """The colour and dash of each rule, as in all figures: name -> label, color, dashed."""
+    """How each rule looks, as in all figures: name -> label, color and dash, in line widths."""
     styles = styles_of(list(names.values()))
-    return {
-        name: {"label": label, "color": styles[label][0], "dashed": styles[label][1] != "solid"}
-        for name, label in names.items()
-    }
+    found = {}
+    for name, label in names.items():
+        color, dash = styles[label]
+        lengths = [] if dash == "solid" else list(dash[1])
+        found[name] = {"label": label, "color": color, "dash": lengths}
+    return found
 
 
 def write_page(data: Mapping[str, Any], path: str | os.PathLike, *, title: str) -> None:

@@ -1,6 +1,5 @@
 """Figures of a leaderboard: intervals of each rule, curves of each workload, profiles of scores."""
 
-import itertools
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -8,23 +7,19 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from learned_opt.figures.style import COLORS, log_axis, make_panels, save
+from learned_opt.figures.labels import label_lines
+from learned_opt.figures.style import (
+    all_labels,
+    line_weight,
+    log_axis,
+    make_panels,
+    save,
+    styles_of,
+)
 
 Estimate = tuple[float, float, float]  # value, low, high
 
-_STYLES = {  # one colour a rule, in all figures
-    "adam": ("#E69F00", "solid"),
-    "adamw_cosine": ("#CC79A7", "solid"),
-    "nag_cosine": ("#7F7F7F", "solid"),
-    "muon_cosine": ("#009E73", "solid"),
-    "schedule_free_adamw": ("#56B4E9", "solid"),
-    "celo2_cosine": ("#0072B2", "solid"),
-    "lstm_mnist": ("#D55E00", "solid"),
-    "lstm_mnist_guarded": ("#D55E00", (0, (5, 2))),
-    "general": ("#000000", "solid"),
-    "general_default": ("#000000", (0, (5, 2))),
-    "general_guarded": ("#000000", (0, (1.5, 1.5))),
-}
+_BARS = (0.25, 0.5, 0.75, 1.0)  # of a run: where the seeds' range is drawn
 
 
 class Curve(NamedTuple):
@@ -37,13 +32,6 @@ class Curve(NamedTuple):
 
     steps: np.ndarray
     losses: np.ndarray
-
-
-def style_of(rule: str) -> tuple[str, Any]:
-    """A rule's colour and dash."""
-    if rule in _STYLES:
-        return _STYLES[rule]
-    return COLORS[sum(map(ord, rule)) % len(COLORS)], (0, (3, 1))
 
 
 def intervals(
@@ -61,7 +49,8 @@ def intervals(
     from matplotlib.figure import Figure
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
 
-    rules = list(dict.fromkeys(itertools.chain.from_iterable(panels.values())))
+    rules = all_labels(panels)
+    styles = styles_of(rules)
     figure = Figure(figsize=(10.4, 1.2 + 0.34 * len(rules)), dpi=130, layout="constrained")
     axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     for axis, (title, found) in zip(axes, panels.items(), strict=True):
@@ -71,7 +60,7 @@ def intervals(
             if rule not in found:
                 continue
             value, low, high = found[rule]
-            color, _ = style_of(rule)
+            color, _ = styles[rule]
             axis.plot([low, high], [n, n], color=color, linewidth=2.2, solid_capstyle="butt")
             axis.plot([value], [n], "o", color=color, markersize=6)
             axis.annotate(
@@ -91,9 +80,10 @@ def intervals(
         axis.set_axisbelow(True)
         axis.spines[["top", "right", "left"]].set_visible(False)
         axis.tick_params(axis="y", length=0)
+    figure.supxlabel("right of 1: better than what it is compared with", fontsize=9)
     axes[0].set_yticks(range(len(rules)), [names[rule] for rule in rules])
     axes[0].set_ylim(len(rules) - 0.5, -0.7)
-    save(figure, list(axes), path, legend=None)
+    save(figure, path)
 
 
 def curves(
@@ -103,34 +93,40 @@ def curves(
     *,
     ylabel: str = "training loss",
 ) -> None:
-    """Mean loss curves with a band from the lowest to the highest seed, one panel a workload.
+    """Mean loss curves, one panel a workload; bars from the lowest to the highest seed beside them.
 
     Args:
-      panels: workload -> rule -> its curve; six rules at most are easy to tell apart.
+      panels: title -> rule -> its curve; six rules at most.
       names: rule -> how it is written.
       path: where to write the figure.
       ylabel: what the losses are.
     """
-    figure, axes = make_panels(len(panels), xlabel="step", ylabel=ylabel)
+    figure, axes = make_panels(len(panels), xlabel="updates", ylabel=ylabel, columns=2)
+    figure.set_size_inches(9.4, 2.7 * -(-len(panels) // 2))
     for axis, (title, found) in zip(axes, panels.items(), strict=True):
-        axis.set_title(title)
+        axis.set_title(title, fontsize=10)
         lows, highs = [], []
-        for rule, curve in found.items():
-            color, dash = style_of(rule)
-            wide = rule.startswith("general")
+        styles = styles_of(found)
+        for n, (rule, curve) in enumerate(found.items()):
+            color, dash = styles[rule]
             mean = curve.losses.mean(axis=0)
-            axis.fill_between(
-                curve.steps, curve.losses.min(axis=0), curve.losses.max(axis=0),
-                color=color, alpha=0.15, linewidth=0,
-            )  # fmt: skip
             axis.plot(
                 curve.steps, mean, color=color, linestyle=dash, label=names[rule],
-                linewidth=2.0 if wide else 1.3, zorder=3 if wide else 2,
+                **line_weight(rule),
+            )  # fmt: skip
+            at = np.array([round(share * (len(mean) - 1)) for share in _BARS])
+            width = 0.012 * curve.steps[-1]  # apart: no bar hides another
+            places = curve.steps[at] - width * (len(found) - 1 - n)
+            axis.vlines(
+                places, curve.losses.min(axis=0)[at], curve.losses.max(axis=0)[at], color=color,
+                linewidth=1.6, alpha=0.6,
             )  # fmt: skip
             lows.append(np.nanmin(mean) if np.isfinite(mean).any() else np.nan)
             highs.append(mean[0])
         log_axis(axis, np.array(lows), np.array(highs), above=1.15)
-    save(figure, axes, path, legend="right")
+        axis.set_xlim(0, curve.steps[-1])
+    label_lines(figure, axes)
+    save(figure, path)
 
 
 def profiles(
@@ -146,18 +142,26 @@ def profiles(
       path: where to write the figure.
     """
     figure, axes = make_panels(
-        len(panels), xlabel="τ", ylabel="share of runs above τ", sharey=True, columns=2
+        len(panels), xlabel="τ [times]", ylabel="share of runs above τ", sharey=True, columns=2
     )
+    figure.set_size_inches(9.4, 3.6)
+    at: list[float] = []
     for axis, (title, (taus, found)) in zip(axes, panels.items(), strict=True):
-        axis.set_title(title)
+        styles = styles_of(found)
+        axis.set_title(title, fontsize=10)
         axis.set_xscale("log")
         _plain_ticks(axis, taus)
         for rule, shares in found.items():
-            color, dash = style_of(rule)
-            wide = 2.0 if rule.startswith("general") else 1.3
-            axis.plot(taus, shares, color=color, linestyle=dash, label=names[rule], linewidth=wide)
+            color, dash = styles[rule]
+            axis.plot(
+                taus, shares, color=color, linestyle=dash, label=names[rule], **line_weight(rule)
+            )
         axis.set_ylim(-0.02, 1.02)
-    save(figure, axes, path, legend="right")
+        at.append(float(np.max(taus)) ** 0.3)  # where lines lie apart
+        axis.axvline(at[-1], color="0.6", linewidth=0.8, linestyle=(0, (2, 2)), zorder=0)
+    figure.supxlabel("names stand in the order of the lines at the dotted line", fontsize=9)
+    label_lines(figure, axes, at=at)
+    save(figure, path)
 
 
 def _plain_ticks(axis: Any, values: ArrayLike) -> None:

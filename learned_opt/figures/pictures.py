@@ -48,4 +48,4 @@ def style_grid(
                 axes[top + row, column].set_title(
                     f"{label}\n{title}" if row == 0 else title, fontsize=9, pad=3
                 )
-    save(figure, [], path, legend=None)
+    save(figure, path)

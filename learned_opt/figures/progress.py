@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from learned_opt.figures.curves import mean_and_error
+from learned_opt.figures.labels import label_lines
 from learned_opt.figures.style import line_weight, log_axis, make_panels, save, styles_of
 
 
@@ -54,7 +55,8 @@ def progress_curves(rules: Mapping[str, Progress], path: str | os.PathLike, *, t
             axis.set_xlabel(xlabel)
             axis.set_ylabel(written)
     figure.suptitle(title, fontsize=11)
-    save(figure, axes, path, legend="right")
+    label_lines(figure, axes)
+    save(figure, path)
 
 
 def _draw(axis: Any, x, mean, error, label: str, style: tuple[str, Any]) -> None:

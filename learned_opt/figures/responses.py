@@ -90,7 +90,7 @@ def answers(
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
     figure.get_layout_engine().set(w_pad=0.08, h_pad=0.1)
-    save(figure, axes, path, legend=None)
+    save(figure, path)
 
 
 def _label_by_size(axis: Any) -> None:

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
+from learned_opt.figures.labels import label_lines, split_panels
 from learned_opt.figures.style import (
     all_labels,
     line_weight,
@@ -53,8 +54,11 @@ def best_of_k(
       groups: title -> group; panels of one group have the same vertical axis.
     """
     styles = styles_of(all_labels(panels))
-    columns = min(4, len(panels)) if groups else None  # pairs side by side
+    panels = split_panels(panels)
+    columns = min(2, len(panels)) if groups else None  # pairs side by side
     figure, axes = make_panels(len(panels), ylabel=ylabel, xlabel="trials K", columns=columns)
+    if groups:
+        figure.set_size_inches(4.7 * (columns or 1), 2.6 * -(-len(panels) // 2))
     ends = _Ends(panels, groups)
     for axis, (title, curves) in zip(axes, panels.items(), strict=False):
         dodges = np.exp(np.linspace(-0.2, 0.2, len(curves))) if len(curves) > 1 else [1.0]
@@ -72,7 +76,8 @@ def best_of_k(
                 axis.vlines(
                     dodge * ks[shown], low[shown], high[shown], color=color, lw=1.6, alpha=0.55
                 )
-            shown = np.isfinite(mean) & (mean > 0)
+            thinned = np.round(np.geomspace(1, ks.max(), 30))  # what the eye sees on a log axis
+            shown = np.isfinite(mean) & (mean > 0) & (np.isin(ks, thinned) | flat)
             axis.plot(
                 ks[shown],
                 mean[shown],
@@ -88,24 +93,17 @@ def best_of_k(
         axis.set_xticks(ticks, map(str, ticks))
         axis.set_xticks([], minor=True)
         axis.set_title(title, fontsize=10)
-    for axis, (title, curves) in zip(axes, panels.items(), strict=False):
+    for axis, title in zip(axes, panels, strict=False):
         log_axis(axis, *ends.of(title), above=2.0)
-        for label, parts in curves.items():
-            lowest = np.nanmin(np.asarray(parts[1], np.float64))
-            if np.isfinite(lowest) and lowest > axis.get_ylim()[1]:  # nothing of it is seen
-                axis.text(
-                    0.98, 0.97, f"{label}: {lowest:.3g} ↑", transform=axis.transAxes, ha="right",
-                    va="top", fontsize=9, color=styles[label][0],
-                    bbox={"facecolor": "white", "edgecolor": "none", "pad": 1.5},
-                )  # fmt: skip
-    save(figure, axes, path, legend="right")
+    label_lines(figure, axes)
+    save(figure, path)
 
 
 class _Ends:
     """Where vertical axes end, one for each group of panels."""
 
     def __init__(self, titles: Iterable[str], groups: Mapping[str, str] | None):
-        self._groups = groups or {title: title for title in titles}
+        self._groups = {title: (groups or {}).get(title, title) for title in titles}
         self._found: dict[str, list[tuple[float, float]]] = {}
 
     def add(self, title: str, low: float, high: float) -> None:
@@ -134,7 +132,8 @@ def winners(
       groups: title -> group; panels of one group have the same vertical axis.
     """
     styles = styles_of(all_labels(panels))
-    figure, axes = make_panels(len(panels), ylabel=ylabel, xlabel="updates")
+    panels = split_panels(panels)
+    figure, axes = make_panels(len(panels), ylabel=ylabel, xlabel="updates", columns=2)
     ends = _Ends(panels, groups)
     for axis, (title, curves) in zip(axes, panels.items(), strict=False):
         for label, (updates, values) in curves.items():
@@ -157,7 +156,9 @@ def winners(
         lows, highs = ends.of(title)
         if lows:
             log_axis(axis, lows, [np.quantile(highs, 0.25)], above=2.0)
-    save(figure, axes, path, legend="right")
+        axis.set_xlim(left=0)
+    label_lines(figure, axes)
+    save(figure, path)
 
 
 def projections(
@@ -205,7 +206,7 @@ def projections(
         axis.set_xlabel(name)
     if title:
         figure.suptitle(title, fontsize=10)
-    save(figure, axes, path, legend=None)
+    save(figure, path)
 
 
 def intervals(
@@ -224,7 +225,9 @@ def intervals(
       xlabel: the quantity; 'worse' and 'better' belong to its positive and negative side.
     """
     alike = len({tuple(rows) for rows in panels.values()}) == 1  # one set of labels for a row
-    figure, axes = make_panels(len(panels), xlabel="", ylabel="", sharey=alike)
+    figure, axes = make_panels(len(panels), xlabel="", ylabel="", sharey=alike, columns=2)
+    most = max(len(rows) for rows in panels.values())
+    figure.set_size_inches(9.4, (0.9 + 0.26 * most) * -(-len(panels) // 2) + 0.8)
     colors = ("#0072B2", "#D55E00", "#009E73")
     for axis, (title, rows) in zip(axes, panels.items(), strict=False):
         axis.axvline(0, color="0.3", linewidth=1)
@@ -240,7 +243,7 @@ def intervals(
         axis.set_title(title, fontsize=10)
     figure.supxlabel(xlabel, fontsize=10)
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=2)
-    save(figure, axes, path, legend=None)
+    save(figure, path)
 
 
 def rankings(
@@ -259,7 +262,11 @@ def rankings(
       ylabel: the score.
     """
     styles = styles_of(all_labels(panels))
-    figure, axes = make_panels(len(panels), xlabel="", ylabel=ylabel)
+    panels = split_panels(panels)
+    figure, axes = make_panels(
+        len(panels), xlabel="what is searched, with all to its left", ylabel=ylabel, columns=2
+    )
+    figure.set_size_inches(10.4, 3.2 * -(-len(panels) // 2))
     for axis, (title, rules) in zip(axes, panels.items(), strict=False):
         every = []
         for n, (label, scores) in enumerate(rules.items()):
@@ -284,7 +291,8 @@ def rankings(
         log_axis(axis, every, every, above=1.15)
         axis.set_xticks(range(len(levels)), levels)
         axis.set_title(title, fontsize=10)
-    save(figure, axes, path, legend="right")
+    label_lines(figure, axes)
+    save(figure, path)
 
 
 def win_probabilities(
@@ -312,7 +320,7 @@ def win_probabilities(
         axis.set_yticks(range(len(rules)), rules, fontsize=8)
         axis.grid(False)
         axis.set_title(title, fontsize=10)
-    save(figure, axes, path, legend=None)
+    save(figure, path)
 
 
 def profiles(
@@ -327,14 +335,18 @@ def profiles(
       xlabel: the cost that is compared.
     """
     styles = styles_of(curves)
-    figure, (axis,) = make_panels(1, xlabel=xlabel, ylabel="share of workloads")
-    for n, (label, shares) in enumerate(curves.items()):
-        color, dashes = styles[label]
-        raised = np.asarray(shares) + 0.006 * (n - (len(curves) - 1) / 2)  # steps that coincide
-        axis.step(
-            taus, raised, where="post", color=color, linestyle=dashes, label=label,
-            **line_weight(label),
-        )  # fmt: skip
-    axis.set_xscale("log", base=2)
-    axis.set_ylim(-0.03, 1.04)
-    save(figure, [axis], path, legend="right")
+    panels = split_panels({"": curves})
+    figure, axes = make_panels(len(panels), xlabel=xlabel, ylabel="share of workloads", columns=1)
+    for axis, (title, lines) in zip(axes, panels.items(), strict=True):
+        for n, (label, shares) in enumerate(lines.items()):
+            color, dashes = styles[label]
+            raised = np.asarray(shares) + 0.006 * (n - (len(lines) - 1) / 2)  # that coincide
+            axis.step(
+                taus, raised, where="post", color=color, linestyle=dashes, label=label,
+                **line_weight(label),
+            )  # fmt: skip
+        axis.set_xscale("log", base=2)
+        axis.set_ylim(-0.03, 1.04)
+        axis.set_title(title.strip(), fontsize=10)
+    label_lines(figure, axes)
+    save(figure, path)

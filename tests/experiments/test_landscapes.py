@@ -43,6 +43,28 @@ def test_landscapes(tmp_path, capsys):
     assert "loss after 30 updates" in shown and "leaves at" in shown and "Adam" in shown
 
 
+def test_a_panel_a_rule_and_surface_with_its_rate(tmp_path, monkeypatch):
+    drawn = {}
+
+    def keep(panels, path, *, columns):
+        drawn[path.stem] = [(p.surface.name, p.label, p.title, p.side) for p in panels], columns
+
+    monkeypatch.setattr(landscapes.plots, "trajectories", keep)
+    landscapes.main(make_config(rules=("sgd", "lstm_quadratic")), tmp_path / "run", None)
+    panels, columns = drawn["overview"]
+    assert columns == 2 and [panel[:2] for panel in panels] == [
+        ("saddle", "SGD"), ("ravine", "SGD"), ("saddle", "lstm_quadratic"),
+        ("ravine", "lstm_quadratic"),
+    ]  # fmt: skip
+    assert [panel[3] for panel in panels] == ["SGD", "", "lstm_quadratic", ""]
+    row = json.loads((tmp_path / "run/results.json").read_text())[2]
+    titles = [panel[2] for panel in panels]
+    assert titles[0].startswith("saddle\nrate ") and "leaves at" in titles[0]
+    assert titles[1] == f"ravine\nrate {row['learning_rate']:.2g}: loss {row['final_loss']:.3g}"
+    assert titles[2].startswith("as trained: ")
+    assert [panel[1] for panel in drawn["ravine"][0]] == ["SGD", "lstm_quadratic"]
+
+
 def test_a_way_that_ends_above_its_start_says_so():
     way = landscapes.Way("ravine", "sgd", None, np.zeros((31, 2)), np.linspace(1.0, 2.0, 31))
     assert landscapes.outcome(way) == "2, above its start"

@@ -82,6 +82,22 @@ def test_the_page_says_what_the_runs_say(tmp_path):
         assert results["train"].shape == (10, 3, POINTS + 1)
 
 
+def test_curves_have_the_units_of_their_tasks(tmp_path, monkeypatch):
+    folder = tmp_path / "board"
+    line = list(1 - np.arange(4 * POINTS + 1) / (5 * POINTS))
+    for workload, task in (("a", "image_classifier"), ("b", "autoencoder"), ("c", "mine")):
+        for rule, factor in (("adam", 4), ("general", 1)):
+            curves = [line[: factor * POINTS + 1]] * 2
+            write_rule(
+                folder, workload, rule, test=1.0, curves=curves, factor=factor, task={"name": task}
+            )
+    drawn = []
+    figures = leaderboard_report.figures
+    monkeypatch.setattr(figures, "curves", lambda panels, *a, **k: drawn.extend(panels))
+    leaderboard_report.make_report([folder], tmp_path / "page")
+    assert drawn == ["a [nats]", "b [mean squared error]", "c"]
+
+
 def test_work_directories_are_put_together_and_unfinished_rules_named(tmp_path):
     write_board(tmp_path / "one", rules=["adam", "adamw_cosine"])
     write_board(tmp_path / "two", rules=["general"])

@@ -6,7 +6,6 @@ import pytest
 from PIL import Image
 
 from learned_opt.figures import curves, style
-from learned_opt.tasks import Surface
 
 RNG = np.random.default_rng(0)
 LOSSES = np.exp(-np.arange(11) / 5) * (1 + RNG.random((8, 11)))
@@ -72,15 +71,35 @@ def test_width_sweep(tmp_path):
     assert size(tmp_path / "widths.png")
 
 
-def test_trajectories(tmp_path):
-    steps = np.linspace(0, 1, 20)[:, None]
-    way = np.array([-1.2, 1.0]) + steps * np.array([2.2, 0.0])
-    lost = np.concatenate([way[:3], [[1e30, np.inf], [np.nan, np.nan]]])
-    panels = {
-        name: (Surface(name), {"adam": way, "lstm": lost}) for name in ("rosenbrock", "saddle")
-    }
-    curves.trajectories(panels, tmp_path / "ways.png")
-    assert size(tmp_path / "ways.png")
+def test_no_error_bar_of_a_width_sweep_hides_another(tmp_path, monkeypatch):
+    figures = []
+    monkeypatch.setattr(curves, "save", lambda figure, *a, **k: figures.append(figure))
+    widths = np.array([5, 10, 20])
+    low = {name: (widths, 3 / widths, 0.1 / widths) for name in ("adam", "sgd", "general")}
+    high = {name: (widths, 9 / widths, 0.1 / widths) for name in ("adam", "sgd", "general")}
+    curves.width_sweep({"low": low, "high": high}, tmp_path / "widths.png")
+    for axis in figures[0].axes:
+        places = [c.lines[0].get_xdata() for c in axis.containers]
+        assert len(np.unique(np.concatenate(places))) == 9
+        assert axis.get_ylim()[0] == 0 and axis.get_ylim()[1] >= 1.82  # all of both panels
+
+
+def test_inclusions_say_what_their_sign_means(tmp_path, monkeypatch):
+    figures = []
+    monkeypatch.setattr(curves, "save", lambda figure, *a, **k: figures.append(figure))
+    errors = {"momentum ⊆ adam": (np.array([1e2, 1e4]), np.array([1e-2, 1e-4]))}
+    curves.inclusions(errors, {"Momentum": np.ones(5)}, tmp_path / "inclusion.png")
+    assert "A ⊆ B: B includes A as a special case" in figures[0].get_supxlabel()
+
+
+def test_more_than_six_lines_are_drawn_in_several_panels(tmp_path, monkeypatch):
+    figures = []
+    monkeypatch.setattr(curves, "save", lambda figure, *a, **k: figures.append(figure))
+    lines = dict.fromkeys(style.STYLES, LOSSES)
+    curves.loss_curves({"one": lines, "two": {"adam": LOSSES}}, tmp_path / "curves.png")
+    drawn = [[text.get_text() for text in axis.texts] for axis in figures[0].axes]
+    assert all(0 < len(labels) <= 6 for labels in drawn)
+    assert set().union(*drawn) == set(lines)
 
 
 @pytest.mark.parametrize("scores", [[], [2.0, 1.0, 3.0], [np.nan, np.inf]])

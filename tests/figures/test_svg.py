@@ -48,7 +48,7 @@ def figure():
 
 def test_points_are_where_they_were(figure, tmp_path):
     figure, axis = figure
-    save(figure, [axis], tmp_path / "small.svg", legend=None)
+    save(figure, tmp_path / "small.svg")
     text = (tmp_path / "small.svg").read_text(encoding="utf-8")
     root = ElementTree.fromstring(text)
     sheet = root.find(f"{NAMESPACE}style").text
@@ -87,7 +87,7 @@ def test_it_is_the_same_file_each_time_and_small(tmp_path):
 
 def test_what_is_referred_to_is_there(figure, tmp_path):
     figure, axis = figure
-    save(figure, [axis], tmp_path / "small.svg", legend=None)
+    save(figure, tmp_path / "small.svg")
     text = (tmp_path / "small.svg").read_text(encoding="utf-8")
     names = re.findall(r' id="(\w+)"', text)
     referred = re.findall(r'href="#(\w+)', text) + re.findall(r"url\(#(\w+)", text)
@@ -106,6 +106,6 @@ def test_paths_are_rounded_without_drift():
 def test_black_dots_stay_black(tmp_path):
     figure, (axis,) = make_panels(1, xlabel="", ylabel="")
     axis.plot([1, 2], [3, 4], "o", color="black", mew=0)
-    save(figure, [axis], tmp_path / "dots.svg", legend=None)
+    save(figure, tmp_path / "dots.svg")
     text = (tmp_path / "dots.svg").read_text(encoding="utf-8")
     assert len(re.findall(r"stroke:#000000;[^}\"]*stroke-linecap:round", text)) == 1

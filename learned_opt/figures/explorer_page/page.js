@@ -82,7 +82,10 @@ function colorOf(rule) {  // black is the only colour that a dark page swallows
   return color === '#000000' ? 'var(--ink)' : color;
 }
 function strokeOf(rule) {
-  return {stroke: colorOf(rule), ...(data.styles[rule].dashed ? {'stroke-dasharray': '9 7'} : {})};
+  return {stroke: colorOf(rule), ...(dashOf(rule, 2) ? {'stroke-dasharray': dashOf(rule, 2)} : {})};
+}
+function dashOf(rule, width) {  // '' where the line is solid
+  return data.styles[rule].dash.map((length) => length * width).join(' ');
 }
 
 function drawMap() {
@@ -216,7 +219,7 @@ function drawLosses() {
   const shown = names.filter((rule) => state.shown.has(rule));
   const lowest = Math.min(0, ...shown.flatMap((rule) => wayOf(rule).loss.filter(Number.isFinite)));
   const lines = shown.map((rule) => ({
-    name: rule, color: colorOf(rule), dash: data.styles[rule].dashed ? '6 4' : '', values: wayOf(rule).loss,
+    name: rule, color: colorOf(rule), dash: dashOf(rule, 1.4), values: wayOf(rule).loss,
     label: `${data.styles[rule].label} ${number(wayOf(rule).loss[state.step])}`,
   }));
   const first = lines.length ? lines[0].values[0] : 1;
@@ -303,7 +306,7 @@ function drawTraining() {
     host.append(box);
   }
   const lines = shown.map((rule) => ({name: rule, label: `${data.styles[rule].label} ${number(runs[rule].losses[state.step])}`,
-    values: runs[rule].losses, color: colorOf(rule), dash: data.styles[rule].dashed ? '6 4' : ''}));
+    values: runs[rule].losses, color: colorOf(rule), dash: dashOf(rule, 1.4)}));
   drawPlot($('training-loss'), lines, {log: true, steps});
 }
 
