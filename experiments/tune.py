@@ -63,6 +63,7 @@ DEFAULTS = ConfigDict(
         "num_seeds": 1,  # runs of each trial, averaged: for families of problems
         "segments": 10,  # parts of a run after which the validation split is evaluated
         "lanes": 0,  # trials that run together; 0: what memory allows, at most num_trials
+        "patience": 0,  # segments without a lower validation loss before a run stops; 0: never
         "metric": "error",  # chooses the winner: 'error' or 'loss' on the validation split
         "winner_seeds": 10,  # fresh runs of the best trial
         "defaults": (),  # learning rates at which each rule runs with customary hyperparameters too
@@ -84,7 +85,8 @@ def main(config: ConfigDict, workdir: Path, data_dir: str | None) -> None:
     task = make_task(config.task, data_dir)
     _check_metric(config, task)
     mesh = _mesh(config)
-    kept = ConfigDict({name: value for name, value in config.items() if name not in _FREE})
+    free = _FREE if config.patience else (*_FREE, "patience")  # directories from before it go on
+    kept = ConfigDict({name: value for name, value in config.items() if name not in free})
     workdir = open_workdir(workdir, kept, part=config.shard, parts=config.num_shards)
     results: dict[str, dict[str, Any]] = {level: {} for level in levels}
     done: dict[Path, dict[str, Any]] = {}
@@ -138,6 +140,8 @@ def _checked(config: ConfigDict) -> ConfigDict:
         )
     if any(not rate > 0 for rate in config.defaults):
         raise ValueError(f"defaults must be learning rates above 0, got {config.defaults}")
+    if config.patience < 0:
+        raise ValueError(f"patience must not be negative, got {config.patience}")
     if config.lanes < 0:
         raise ValueError(f"lanes must not be negative, got {config.lanes}")
     if config.num_devices < 0 or (config.num_devices > 1 and not config.lanes):
@@ -197,6 +201,7 @@ def _run(
             num_seeds=config.num_seeds,
             lanes=config.lanes or None,
             segments=config.segments,
+            patience=config.patience or None,
             mesh=None if study.theta is not None else mesh,
             shard=(config.shard, config.num_shards),
             theta=study.theta,
@@ -240,6 +245,7 @@ def _summary(
             num_steps=config.num_steps,
             num_seeds=config.num_seeds,
             segments=config.segments,
+            patience=config.patience or None,
         )
     return {
         "level": study.level,
@@ -315,6 +321,7 @@ def _winner(
             num_steps=config.num_steps,
             num_seeds=config.num_seeds,
             segments=config.segments,
+            patience=config.patience or None,
             report="test",
         )
         seconds.append(time.perf_counter() - begin)

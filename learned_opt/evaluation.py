@@ -16,6 +16,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from learned_opt.early_stopping import kept_so_far
 from learned_opt.types import Key, Params, Task, Theta, UpdateRule
 from learned_opt.unroll import (
     check_arrays,
@@ -93,6 +94,7 @@ def evaluate(
     splits: Sequence[str] = ("test",),
     batch_size: int | None = None,
     mesh: Mesh | None = None,
+    patience: int | None = None,
     progress: Callable[[int], None] = lambda done: None,
 ) -> Evaluation:
     """Runs a rule on `num_seeds` fresh problems for `num_steps` updates each.
@@ -112,18 +114,28 @@ def evaluate(
       batch_size: runs that are vmapped; 1 does them one after another. By default what suits the
         device and the size of the problem. Memory grows with it.
       mesh: a mesh of this process's devices with a single axis, to spread the runs over; or None.
+      patience: with it, `heldout` has at each of `eval_steps` what early stopping has kept by then:
+        the metrics where the loss of the split 'valid' was lowest, of a run that stops once it has
+        not come down for so many of `eval_steps` (`studies.stop_early`). `losses` are of whole
+        runs all the same.
       progress: called with the number of runs done.
 
     Returns:
       An `Evaluation`, on the host.
 
     Raises:
-      ValueError: a number below one, or an evaluation step out of range.
+      ValueError: a number below one, an evaluation step out of range, or patience without
+        `eval_steps` or the split 'valid'.
     """
     eval_steps = _check_steps(num_steps, eval_steps)
     for name, value in [("num_seeds", num_seeds), ("batch_size", batch_size)]:
         if value is not None and value < 1:
             raise ValueError(f"{name} must be at least 1, got {value}")
+    if patience is not None and not (eval_steps and "valid" in splits and patience >= 1):
+        raise ValueError(
+            "patience must be at least 1, and needs eval_steps and splits with 'valid' in them, "
+            f"got patience={patience}, eval_steps={eval_steps} and splits={tuple(splits)}"
+        )
     check_arrays("task", task)
     num_devices = mesh.size if mesh else 1
     batch_size = batch_size or default_batch_size(rule, theta, task)
@@ -137,6 +149,9 @@ def evaluate(
         parts.append(jax.device_get(_run_batch(rule, theta, task, key, index, **settings)))
         progress(min(start + stride, num_seeds))
     losses, heldout = jax.tree.map(lambda *x: np.concatenate(x)[:num_seeds], *parts)
+    if patience is not None:
+        kept = kept_so_far(heldout["valid"]["loss"], patience)
+        heldout = jax.tree.map(lambda x: np.take_along_axis(x, kept, axis=1), heldout)
     return Evaluation(losses, heldout, eval_steps)
 
 

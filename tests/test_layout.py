@@ -17,6 +17,7 @@ LAYERS = (  # each imports only from what stands before it
     "update_rules",
     "guard",
     "meta_training",
+    "early_stopping",
     "evaluation",
     "figures",
     "studies",

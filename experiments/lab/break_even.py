@@ -38,7 +38,7 @@ DEFAULTS = ConfigDict(
         "turns": 7,  # rounds of timing; the median counts
         "steps_timed": 3,  # in each turn
         # docs/leaderboard/summary.json: `general` at its default rate against Adam at its best
-        "speed_up": (2.595, 2.394, 2.819),
+        "speed_up": (2.622, 2.423, 2.838),
         "leaderboard_step_time": 2.685,  # over Adam's
         "meta_training": 900.0,  # seconds, compilation included: docs/general.md
         "run": 60.0,  # seconds of a run with Adam that are supposed

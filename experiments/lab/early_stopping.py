@@ -15,9 +15,9 @@ from experiments.common.launch import check_positive
 from experiments.common.names import display_name
 from experiments.common.rates import open_rate, stacked_rates
 from experiments.common.workdir import kept, rounded
+from learned_opt.early_stopping import stop_early
 from learned_opt.figures.labels import label_lines
 from learned_opt.figures.style import make_panels, save
-from learned_opt.studies.early_stopping import stop_early
 from learned_opt.studies.resampled import Curves, resample, run_samples
 from learned_opt.studies.statistics import mean_interval
 

@@ -19,8 +19,8 @@ from experiments.common.rates import open_rate, stacked_rates, with_open_rate
 from experiments.common.workdir import kept, rounded
 from experiments.lab.regularizers_report import draw, report
 from learned_opt import tasks
+from learned_opt.early_stopping import stop_early
 from learned_opt.meta_training import NRES, init_state, train
-from learned_opt.studies.early_stopping import stop_early
 from learned_opt.studies.resampled import Curves, resample, run_samples
 from learned_opt.tasks.augmentations import AUGMENTATIONS
 from learned_opt.types import Task, Theta, UpdateRule

@@ -1,8 +1,8 @@
 """Which optimizer is better: search spaces, studies of many trials, and their statistics."""
 
+from learned_opt.early_stopping import Stopped, stop_early
 from learned_opt.studies import inclusion, spaces, statistics
 from learned_opt.studies.costs import break_even, break_even_interval
-from learned_opt.studies.early_stopping import Stopped, stop_early
 from learned_opt.studies.lanes import Lanes, default_lanes, run_lanes, start_loss
 from learned_opt.studies.spaces import SearchSpace, load_space
 from learned_opt.studies.study import digest, run_study

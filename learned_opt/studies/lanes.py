@@ -16,7 +16,7 @@ import optax
 from jax.sharding import Mesh
 
 from learned_opt.evaluation import place, runs_alone, spread
-from learned_opt.types import Key, Task, Theta, UpdateRule
+from learned_opt.types import Key, Params, Task, Theta, UpdateRule
 from learned_opt.unroll import check_arrays, fast_transform, init_inner, inner_step
 
 # Floats of parameters, gradients and optimizer state that the lanes of one batch may hold: on CPU
@@ -29,7 +29,8 @@ class Lanes(NamedTuple):
     """What became of a batch of runs.
 
     Attributes:
-      losses: the mean minibatch loss over each segment, `[lanes, segments]`; NaN once diverged.
+      losses: the mean minibatch loss over each segment, `[lanes, segments]`; NaN once diverged or
+        stopped.
       heldout: split -> metric -> values after each segment, `[lanes, segments]`.
       reported: metric -> value on the split that is reported, at the end, `[lanes]`.
       diverged_at: the first step whose loss was not finite, int `[lanes]`; −1 if there was none.
@@ -52,6 +53,7 @@ def run_lanes(
     segments: int = 10,
     splits: Sequence[str] = ("valid",),
     report: str | None = None,
+    patience: int | None = None,
     mesh: Mesh | None = None,
 ) -> Lanes:
     """Runs a rule with many θ at once, from one start and on the same minibatches.
@@ -71,21 +73,33 @@ def run_lanes(
       segments: parts of the run, all of the same length, that are recorded.
       splits: what to evaluate on after each segment.
       report: a split to evaluate on once, at the end.
+      patience: with it, a run stops once the loss of the split 'valid' has not come down for so
+        many segments, and keeps the parameters of the lowest one: `reported` is theirs, and
+        `heldout` has after each segment what is kept by then (`stop_early`). A run that diverges
+        later has not diverged.
       mesh: a mesh of this process's devices with a single axis, over which lanes are sharded; their
         number must be a multiple of its size.
 
     Raises:
-      ValueError: numbers of steps and segments, or of lanes and devices, that do not fit.
+      ValueError: numbers of steps and segments, or of lanes and devices, that do not fit; or
+        patience below one, or without the split 'valid'.
     """
     if segments < 1 or num_steps < 1 or num_steps % segments:
         raise ValueError(f"segments ({segments}) must divide num_steps ({num_steps})")
     if num_seeds < 1:
         raise ValueError(f"num_seeds must be at least 1, got {num_seeds}")
+    if patience is not None and not (patience >= 1 and "valid" in splits):
+        raise ValueError(
+            f"patience must be at least 1, and needs the split 'valid', got {patience} with "
+            f"splits={tuple(splits)}"
+        )
     num_lanes = len(jax.tree.leaves(thetas)[0])
     if mesh and num_lanes % mesh.size:
         raise ValueError(f"{num_lanes} lanes cannot be shared by {mesh.size} devices")
     check_arrays("task", task)
-    settings = _Settings(num_steps // segments, segments, tuple(splits), report, runs_alone(task))
+    settings = _Settings(
+        num_steps // segments, segments, tuple(splits), report, runs_alone(task), patience
+    )
     keys = _keys_of_seeds(key, num_seeds)
     thetas, shared = place(thetas, mesh, lanes=True), place((task, keys), mesh)
     return jax.device_get(_run_compiled(rule, thetas, *shared, settings=settings, mesh=mesh))
@@ -123,6 +137,15 @@ class _Settings(NamedTuple):
     splits: tuple[str, ...]
     report: str | None
     alone: bool
+    patience: int | None
+
+
+class _Kept(NamedTuple):
+    """What early stopping keeps of a run."""
+
+    params: Params
+    loss: jax.Array
+    waited: jax.Array  # segments since that loss, int32 []
 
 
 @functools.partial(jax.jit, static_argnames=("rule", "settings", "mesh"))
@@ -132,28 +155,50 @@ def _run_compiled(rule, thetas, task, keys, *, settings, mesh):
         tx = fast_transform(rule, theta)
         step = functools.partial(_step, tx, task, key_run)
 
-        def go(carry, _, n):
+        def go(carry, n):
             steps = n * settings.segment_steps + jnp.arange(settings.segment_steps, dtype=jnp.int32)
             carry, losses = jax.lax.scan(step, carry, steps)
             return carry, _measure(task, carry, settings.splits), losses.mean()
 
-        def rest(carry, heldout, _):  # frozen: what was measured stays as it was
-            return carry, heldout, jnp.full_like(unmeasured[1], jnp.nan)
+        def go_on(carry, heldout, kept, n):
+            carry, measured, loss = go(carry, n)
+            if settings.patience:
+                better = measured["valid"]["loss"] < kept.loss
+                now = _Kept(carry[0].params, measured["valid"]["loss"], jnp.zeros_like(kept.waited))
+                kept = _where(better, now, kept._replace(waited=kept.waited + 1))
+                measured = _where(better | ~jnp.isfinite(kept.loss), measured, heldout)
+            return carry, measured, kept, loss
+
+        def rest(carry, heldout, kept, _):  # frozen: what was measured stays as it was
+            return carry, heldout, kept, jnp.full_like(unmeasured[1], jnp.nan)
 
         def segment(state, n):
-            carry, heldout = state
-            # Lanes that are vmapped take both branches.
-            carry, heldout, loss = jax.lax.cond(carry[1] < 0, go, rest, carry, heldout, n)
-            return (carry, heldout), (loss, heldout)
+            carry, heldout, kept = state
+            goes_on = carry[1] < 0
+            if settings.patience:
+                goes_on &= kept.waited < settings.patience
+            # Lanes that are vmapped take both branches, so a lane that rests is chosen as it was.
+            *state, loss = jax.lax.cond(goes_on, go_on, rest, carry, heldout, kept, n)
+            return tuple(state), (loss, state[1])
 
         carry = _start(tx, task, key)
-        shapes = jax.eval_shape(go, carry, None, jnp.int32(0))[1:]
-        unmeasured = jax.tree.map(jnp.zeros_like, shapes)
-        state = carry, unmeasured[0]
-        (carry, _), (losses, heldout) = jax.lax.scan(
-            segment, state, jnp.arange(settings.segments, dtype=jnp.int32)
+        unmeasured = jax.tree.map(jnp.zeros_like, jax.eval_shape(go, carry, jnp.int32(0))[1:])
+        kept = None
+        if settings.patience:
+            lowest = jnp.full_like(unmeasured[0]["valid"]["loss"], jnp.inf)
+            kept = _Kept(carry[0].params, lowest, jnp.int32(-1))
+        (carry, _, kept), (losses, heldout) = jax.lax.scan(
+            segment,
+            (carry, unmeasured[0], kept),
+            jnp.arange(settings.segments, dtype=jnp.int32),
         )
-        reported, diverged_at = _finish(task, carry, key_run, settings)
+        if kept is None:
+            reported, diverged_at = _finish(task, carry, key_run, settings)
+        else:
+            inner, diverged_at = carry
+            carry = inner._replace(params=kept.params), diverged_at
+            reported = _finish(task, carry, key_run, settings)[0]
+            diverged_at = jnp.where(jnp.isfinite(kept.loss), -1, diverged_at)
         return Lanes(losses, heldout, reported, diverged_at)
 
     def one(theta, task, keys):
@@ -162,6 +207,10 @@ def _run_compiled(rule, thetas, task, keys, *, settings, mesh):
         return _over_seeds(spread(run, keys, (theta, task), alone=settings.alone))
 
     return spread(one, thetas, (task, keys), mesh, alone=settings.alone)
+
+
+def _where(condition, yes, no):
+    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), yes, no)
 
 
 def _over_seeds(runs: Lanes) -> Lanes:

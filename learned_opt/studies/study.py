@@ -40,6 +40,7 @@ def run_study(
     segments: int = 10,
     splits: Sequence[str] = ("valid",),
     report: str | None = "test",
+    patience: int | None = None,
     mesh: Mesh | None = None,
     shard: tuple[int, int] = (0, 1),
     theta: Theta | None = None,
@@ -67,6 +68,7 @@ def run_study(
       splits: splits to evaluate on after each segment; never 'test'.
       report: the split on which each trial is evaluated once, at its end, for the statistics of
         what the best of K by validation gives there; nothing is ever chosen by it. None: no split.
+      patience: of early stopping in every trial, see `run_lanes`; None: none.
       mesh: a mesh with a single axis over which lanes are sharded; its size divides `lanes`.
       shard: (n, of how many): this process does every so-manieth batch, from the n-th.
       theta: θ of a rule whose space has no parameters, a pretrained one for example; by default
@@ -106,6 +108,7 @@ def run_study(
         "lanes": lanes,
         "theta": None if space.parameters else digest(theta),
     }
+    identity |= {} if patience is None else {"patience": patience}
     store = TrialStore(folder, identity | {"definition": space.to_dict()}, shard=shard[0])
     done = store.trials()
     settings: dict[str, Any] = dict(
@@ -114,6 +117,7 @@ def run_study(
         segments=segments,
         splits=splits,
         report=report,
+        patience=patience,
     )
     batches = [range(first, first + lanes) for first in range(0, num_trials, lanes)]
     todo = [

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from learned_opt.studies.early_stopping import stop_early
+from learned_opt.early_stopping import stop_early
 
 
 class TrialStore:

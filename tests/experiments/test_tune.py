@@ -70,6 +70,22 @@ def test_tune(tmp_path, capsys):
     assert "Adam (Choi et al.)" in shown
 
 
+def test_runs_stop_early_with_patience(tmp_path):
+    settings = {"rules": ("sgd",), "num_steps": 60, "segments": 20, "num_trials": 8, "lanes": 8}
+    tune.main(make_config(patience=1, **settings), tmp_path / "patient", None)
+    tune.main(make_config(**settings), tmp_path / "whole", None)
+    patient, whole = (results(tmp_path / name)["sgd"] for name in ("patient", "whole"))
+    lines = (tmp_path / "whole/studies/initial/sgd/trials_0.jsonl").read_text().splitlines()
+    for line, score in zip(lines, patient["scores"], strict=True):
+        valid = json.loads(line)["heldout"]["valid"]
+        stop = next((n for n in range(1, 20) if valid["loss"][n] >= min(valid["loss"][:n])), 20)
+        best = int(np.argmin(valid["loss"][:stop]))
+        assert score == pytest.approx(1 - valid["accuracy"][best], abs=1e-6)
+    assert patient["scores"] != whole["scores"]  # else this tests nothing
+    with pytest.raises(ValueError, match="belongs to another config"):
+        tune.main(make_config(patience=2, **settings), tmp_path / "patient", None)
+
+
 def test_runs_that_end_above_their_start_are_counted(tmp_path, capsys):
     """Losses that leap up at once and then fall, above their start all the while."""
     space = {
@@ -170,6 +186,7 @@ def test_killed_five_times_it_ends_with_the_same_table(tmp_path):
         ({"segments": 3}, r"segments \(3\) must divide num_steps \(20\)"),
         ({"metric": "accuracy"}, "metric must be 'error' or 'loss'"),
         ({"shard": 1}, "shard must be from 0 to 0"),
+        ({"patience": -1}, "patience must not be negative, got -1"),
         ({"lanes": -1}, "lanes must not be negative"),
         ({"num_trials": 0}, "num_trials must be a whole number"),
         ({"trials": 3}, "unknown config fields"),

@@ -184,6 +184,45 @@ def test_a_loss_that_is_not_finite_from_the_start():
     assert np.isnan(lanes.losses).all() and lanes.losses.shape == (2, 2)
 
 
+@pytest.mark.parametrize("alone", [False, True], ids=["together", "one by one"])
+def test_lanes_stop_early_as_a_loop_would(task, alone, monkeypatch):
+    monkeypatch.setattr("learned_opt.studies.lanes.runs_alone", lambda task: alone)
+    jax.clear_caches()
+    rates, key, patience, segments = (0.01, 3.0, 20.0, 1e30), jax.random.key(3), 2, 12
+    thetas = {"learning_rate": jnp.array(rates)}
+    settings = dict(num_steps=segments * 3, segments=segments, report="test")
+    whole = run_lanes(SGD, thetas, task, key, splits=("valid", "test"), **settings)
+    found = run_lanes(SGD, thetas, task, key, patience=patience, **settings)
+    stopped = 0
+    for lane in range(len(rates)):
+        valid, test = (whole.heldout[split]["loss"][lane] for split in ("valid", "test"))
+        best, chosen, waited, kept = math.inf, None, 0, []
+        for n in range(segments):
+            if waited < patience:
+                if valid[n] < best:
+                    best, chosen, waited = valid[n], n, 0
+                else:
+                    waited += 1
+            kept.append(best)
+        if chosen is None:
+            assert found.diverged_at[lane] >= 0
+            continue
+        stopped += waited >= patience
+        assert found.diverged_at[lane] == -1
+        np.testing.assert_allclose(found.heldout["valid"]["loss"][lane], kept, rtol=1e-5)
+        np.testing.assert_allclose(found.reported["loss"][lane], test[chosen], rtol=1e-5)
+        assert np.isnan(found.losses[lane]).any() == (waited >= patience)
+    assert stopped >= 1  # else this tests nothing
+    jax.clear_caches()
+
+
+@pytest.mark.parametrize("settings", [{"patience": 0}, {"patience": 2, "splits": ("train",)}])
+def test_patience_needs_a_validation_split(task, settings):
+    thetas = {"learning_rate": jnp.array([0.1])}
+    with pytest.raises(ValueError, match="patience must be at least 1, and needs the split"):
+        run_lanes(SGD, thetas, task, jax.random.key(0), num_steps=4, segments=2, **settings)
+
+
 def test_seeds_are_averaged():
     rates = {"learning_rate": jnp.asarray([0.01, 0.02], jnp.float32)}
     task, key = Quadratic(num_dims=2), jax.random.key(0)

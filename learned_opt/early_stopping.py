@@ -42,6 +42,31 @@ def stop_early(losses: ArrayLike, patience: int) -> Stopped:
       >>> stop_early([[3.0, 2.0, 2.5, 2.2, 1.0]], patience=2)
       Stopped(chosen=array([1]), stopped=array([3]), oracle=array([4]))
     """
+    best, ended = _best_and_ended(losses, patience)
+    last = best.shape[1] - 1
+    stopped = np.where(ended.any(1), ended.argmax(1), last)
+    oracle = np.where(np.isfinite(losses), losses, np.inf).argmin(1)
+    return Stopped(best[np.arange(len(best)), stopped], stopped, oracle)
+
+
+def kept_so_far(losses: ArrayLike, patience: int) -> np.ndarray:
+    """The check that early stopping has kept by each check, int `[num_seeds, checks]`.
+
+    That is b_t of `stop_early` while the run goes on, and from its stop on what it stopped with.
+    Arguments and errors are those of `stop_early`.
+
+    Example:
+      >>> kept_so_far([[3.0, 2.0, 2.5, 2.2, 1.0]], patience=2)
+      array([[0, 1, 1, 1, 1]])
+    """
+    best, ended = _best_and_ended(losses, patience)
+    over = np.maximum.accumulate(ended, axis=1)
+    first = np.where(over.any(1), over.argmax(1), best.shape[1] - 1)
+    return np.where(over, best[np.arange(len(best)), first][:, None], best)
+
+
+def _best_and_ended(losses: ArrayLike, patience: int) -> tuple[np.ndarray, np.ndarray]:
+    """The first of the lowest losses up to each check, and whether it is `patience` checks old."""
     losses = np.asarray(losses, np.float64)
     if losses.ndim != 2 or losses.shape[1] == 0:
         raise ValueError(f"losses must be [num_seeds, checks], got {list(losses.shape)}")
@@ -52,5 +77,4 @@ def stop_early(losses: ArrayLike, patience: int) -> Stopped:
     fresh = np.concatenate([np.ones((len(losses), 1), bool), lowest[:, 1:] < lowest[:, :-1]], 1)
     best = np.maximum.accumulate(np.where(fresh, checks, 0), axis=1)
     ended = checks - best >= patience
-    stopped = np.where(ended.any(1), ended.argmax(1), checks[-1])
-    return Stopped(best[np.arange(len(best)), stopped], stopped, losses.argmin(1))
+    return best, ended

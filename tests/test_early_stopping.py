@@ -1,12 +1,16 @@
 """Early stopping against a loop that does what a person would."""
 
 import hypothesis
+import jax
 import numpy as np
 import pytest
 from hypothesis import strategies as st
 
-from learned_opt.studies.early_stopping import stop_early
+import learned_opt
+from learned_opt.early_stopping import kept_so_far, stop_early
 from learned_opt.studies.trials import scores
+from learned_opt.tasks import Classifier
+from learned_opt.update_rules import sgd
 
 LOSS = st.sampled_from([1.0, 2.0, 2.5, 3.0, float("nan"), float("inf")])
 
@@ -30,6 +34,37 @@ def test_equals_a_loop(losses, patience):
     assert (found.chosen[0], found.stopped[0]) == _by_hand(losses, patience)
     finite = np.nan_to_num(losses, nan=np.inf, posinf=np.inf)
     assert finite[found.oracle[0]] == finite.min() <= finite[found.chosen[0]]
+
+
+@hypothesis.given(st.lists(LOSS, min_size=1, max_size=12), st.integers(1, 5))
+@hypothesis.settings(deadline=None)
+def test_what_is_kept_by_a_check_is_what_a_run_until_then_keeps(losses, patience):
+    found = kept_so_far([losses], patience)[0]
+    assert found.tolist() == [_by_hand(losses[: t + 1], patience)[0] for t in range(len(losses))]
+
+
+def test_evaluate_with_patience_keeps_what_a_person_would():
+    rng = np.random.default_rng(0)
+    images, labels = rng.normal(size=(90, 6)), rng.integers(0, 3, 90)
+    cuts = {"train": slice(60), "valid": slice(60, 80), "test": slice(80, 90)}
+    splits = {name: (images[cut], labels[cut]) for name, cut in cuts.items()}
+    task = Classifier.from_arrays(splits, num_classes=3, hidden_sizes=(5,), batch_size=8)
+    rule, key = sgd(2.0), jax.random.key(0)
+    settings = dict(num_seeds=4, num_steps=40, eval_steps=tuple(range(0, 41, 5)))
+    settings["splits"] = ("valid", "test")
+    theta = rule.init(key)
+    whole = learned_opt.evaluate(rule, theta, task, key, **settings)
+    found = learned_opt.evaluate(rule, theta, task, key, patience=2, **settings)
+    np.testing.assert_array_equal(found.losses, whole.losses)
+    chosen = [_by_hand(losses, 2)[0] for losses in whole.heldout["valid"]["loss"]]
+    assert max(chosen) < 8  # they overfit
+    for split in ("valid", "test"):
+        for metric, values in whole.heldout[split].items():
+            kept = [row[n] for row, n in zip(values, chosen, strict=True)]
+            np.testing.assert_array_equal(found.heldout[split][metric][:, -1], kept)
+    for wrong in ({"patience": 0}, {"splits": ("test",)}, {"eval_steps": ()}):
+        with pytest.raises(ValueError, match="patience must be at least 1, and needs eval_steps"):
+            learned_opt.evaluate(rule, theta, task, key, **(settings | {"patience": 2} | wrong))
 
 
 def test_runs_stop_each_by_itself():
