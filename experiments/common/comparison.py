@@ -9,6 +9,7 @@ import json
 import math
 import os
 import re
+import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -26,6 +27,7 @@ from experiments.common.progress import Progress
 from experiments.common.workdir import write_json
 from learned_opt import evaluation
 from learned_opt.figures import curves
+from learned_opt.figures.style import base
 from learned_opt.studies import digest, tuning
 from learned_opt.types import Key, Task, Theta, UpdateRule
 
@@ -362,6 +364,8 @@ def draw_losses(
 ) -> Path:
     """Draws the loss curves, six at most: the title names the tuned rules that are left out.
 
+    Those are first a rule's other tunings than the one that ends lowest, then what ends highest.
+
     Args:
       results: from `compare_rules`.
       title: of the figure.
@@ -376,12 +380,14 @@ def draw_losses(
     num_seeds, path = results[0].summary["num_seeds"], workdir / "losses.png"
     last = {r.label: float(np.nan_to_num(r.losses[:, -1].mean(), nan=np.inf)) for r in results}
     tuned = [r.label for r in results if "tuning" in r.summary]
-    left_out = sorted(tuned, key=lambda label: last[label])[::-1][
-        : max(0, len(results) - MOST_LINES)
-    ]
+    tuned.sort(key=lambda label: -last[label])
+    best = {base(label): label for label in tuned}  # the last one, which ends lowest
+    others = [label for label in tuned if label != best[base(label)]]
+    in_turn = [*others, *(label for label in tuned if label not in others)]
+    left_out = in_turn[: max(0, len(results) - MOST_LINES)]
     heading = f"{title}, {num_seeds} runs"
     if left_out:
-        heading += f"\nnot drawn: {', '.join(left_out)}"
+        heading += "\n" + textwrap.fill(f"not drawn: {', '.join(left_out)}", 60)
     panels = {heading: {r.label: r.losses for r in results}, **more}
     curves.loss_curves(
         {

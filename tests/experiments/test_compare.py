@@ -7,6 +7,7 @@ from ml_collections import ConfigDict
 
 from experiments import compare
 from experiments.common import comparison
+from experiments.common.comparison import Result, draw_losses
 from learned_opt import evaluation
 from learned_opt.metrics import read_metrics
 from learned_opt.tasks import Quadratic
@@ -215,3 +216,28 @@ def test_workdir_of_another_config_is_refused(tmp_path):
 )
 def test_plus_minus(mean, error, text):
     assert comparison.plus_minus({"mean": mean, "standard_error": error}) == text
+
+
+def test_curves_are_of_six_rules_each_once_before_any_twice(tmp_path, monkeypatch):
+    drawn = {}
+    monkeypatch.setattr(
+        "experiments.common.comparison.curves.loss_curves",
+        lambda panels, path, **rest: drawn.update(panels),
+    )
+    ends = {"Adam (tuned for 100)": 1.0, "Adam (tuned for 200)": 0.9, "SGD (tuned for 100)": 3.0}
+    ends |= {"SGD (tuned for 200)": 4.0, "RMSProp": 5.0, "Momentum": 6.0, "Nesterov": 7.0}
+    ends |= {"lstm_mnist": 9.0}
+    results = [
+        Result(
+            label,
+            {"num_seeds": 2} | ({} if label == "lstm_mnist" else {"tuning": {}}),
+            np.full((2, 3), end),
+        )
+        for label, end in ends.items()
+    ]
+    draw_losses(results, "a task", (1,), tmp_path)
+    ((title, lines),) = drawn.items()
+    left_out = {"Adam (tuned for 100)", "SGD (tuned for 200)"}
+    assert set(lines) == set(ends) - left_out
+    note = " ".join(title.split("not drawn: ")[1].split())
+    assert set(note.split(", ")) == left_out and max(map(len, title.splitlines())) <= 60
