@@ -292,17 +292,16 @@ class _EvolutionStrategy:
         )
 
     def _transform(self, theta: Theta, episode: Episode) -> optax.GradientTransformationExtraArgs:
-        if self.rule.coordinatewise:
-            return problems.flat_transform(self.rule)(theta)
-        if self.learning_rate is None:
-            return self.rule.transform(theta)
-
         def schedule(count):
             share = jnp.minimum(count / episode.horizon, 1.0)
             half_cosine = (1 + jnp.cos(np.pi * share)) / 2
             return episode.rate * jnp.where(episode.constant, 1.0, half_cosine)
 
-        return self.rule.transform(theta, learning_rate=schedule)
+        rule = self.rule
+        if self.learning_rate is not None:
+            transform = functools.partial(rule.transform, learning_rate=schedule)
+            rule = rule._replace(transform=transform, coordinates_last=None)
+        return problems.inner_transform(rule)(theta)
 
 
 _CHOICES = {

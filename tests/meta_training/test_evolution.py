@@ -248,6 +248,31 @@ def test_learning_rates_follow_a_half_cosine_of_their_own_horizon():
     np.testing.assert_allclose(np.asarray(state.arms.opt_state[1]), expected + [[0, 0]], rtol=1e-5)
 
 
+@pytest.mark.parametrize("state", ["count", "momentum"])
+def test_a_coordinatewise_rule_has_the_learning_rates_that_are_drawn(state):
+    """It had none: its knob was passed over."""
+
+    def transform(theta, learning_rate=0.0):
+        decay = 0.5 if state == "momentum" else None
+        scale = optax.stateless(lambda updates, params: optax.tree.scale(theta["z"], updates))
+        return optax.chain(scale, optax.sgd(learning_rate, momentum=decay))
+
+    def losses(coordinatewise, rates):
+        rule = UpdateRule(
+            lambda key: {"z": jnp.float32(1.0)},
+            transform,
+            coordinatewise=coordinatewise,
+            knobs=(("learning_rate", 0.0),),
+        )
+        estimator = _make(NRES, rule=rule, num_tasks=4, horizon=20, learning_rate=rates)
+        theta = rule.init(KEY)
+        return estimator.estimate(KEY, theta, estimator.init(KEY, theta))[2]["meta_loss"]
+
+    slow, fast = losses(True, (1e-4, 1e-4)), losses(True, (0.5, 0.5))
+    assert fast < 0.9 * slow
+    np.testing.assert_allclose(fast, losses(False, (0.5, 0.5)), rtol=1e-5)
+
+
 def _records(learning_rate):
     """A transformation that moves nothing and keeps the learning rate that it was given."""
 
