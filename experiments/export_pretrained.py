@@ -68,6 +68,7 @@ def export(
     trained_on = config["task"]
     places = [name for name in PLACES if name in trained_on]
     config["task"] = {name: x for name, x in trained_on.items() if name not in places}
+    start, config["start_from"] = config.get("start_from"), ""  # a path, another on every machine
     committed = importlib.import_module(f"experiments.configs.meta_train.{name}").get_config()
     wanted = json.loads(json.dumps(check_fields(committed, DEFAULTS).to_dict()))
     different = sorted(k for k in wanted.keys() | config.keys() if wanted.get(k) != config.get(k))
@@ -85,7 +86,8 @@ def export(
         "task": config["task"] or _mixture(config),
         "command": "python -m experiments.meta_train "
         f"--config=experiments/configs/meta_train/{name}.py --workdir=DIR"
-        + "".join(f" --{place}=PATH" for place in places),
+        + "".join(f" --{place}=PATH" for place in places)
+        + (" --config.start_from=START/theta.npz" if start else ""),
         "figure": f"docs/responses/{name}_adam.svg",  # of `experiments.responses`
         "seed": config["seed"],
         "versions": {k: v for k, v in versions.items() if k != "platform"}

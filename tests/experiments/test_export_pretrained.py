@@ -60,6 +60,17 @@ def test_from_the_command_line(finished, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, exported, theta)
 
 
+def test_where_it_started_is_named_and_its_path_left_out(finished, tmp_path, monkeypatch):
+    workdir, _ = finished
+    config = json.loads((workdir / "config.json").read_text())
+    (workdir / "config.json").write_text(json.dumps(config | {"start_from": "/a/theta.npz"}))
+    monkeypatch.setattr(export_pretrained, "make_task", lambda task, data_dir: None)
+    monkeypatch.setattr(export_pretrained, "_measured", lambda *args: {})
+    card = export(workdir, "lstm_quadratic", results={}, fails=[], output=tmp_path)
+    assert card["command"].endswith("--workdir=DIR --config.start_from=START/theta.npz")
+    assert "/a/theta" not in json.dumps(card)
+
+
 def test_where_its_data_lay_is_left_out(tmp_path, monkeypatch):
     config = check_fields(lstm_style.get_config(), DEFAULTS)
     config.task.content_dir = str(tmp_path / "photographs")
