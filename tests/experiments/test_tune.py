@@ -70,6 +70,7 @@ def test_tune(tmp_path, capsys):
     assert "Adam (Choi et al.)" in shown
 
 
+@pytest.mark.slow
 def test_runs_stop_early_with_patience(tmp_path):
     settings = {"rules": ("sgd",), "num_steps": 60, "segments": 20, "num_trials": 8, "lanes": 8}
     tune.main(make_config(patience=1, **settings), tmp_path / "patient", None)
