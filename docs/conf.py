@@ -6,7 +6,16 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parent), str(HERE)]
 
+from jupyter_client import KernelManager  # noqa: E402
+
 import learned_opt  # noqa: E402
+
+# Kernels of tutorials report errors alone: each warns that its port is unencrypted.
+_command = KernelManager.format_kernel_cmd
+KernelManager.format_kernel_cmd = lambda self, extra_arguments=None: [
+    *_command(self, extra_arguments),
+    "--log-level=40",
+]
 
 project = "learned_opt"
 author = "the learned_opt authors"
