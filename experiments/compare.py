@@ -36,10 +36,9 @@ from experiments.common.launch import check_positive, launch
 from experiments.common.names import display_name, with_unit
 from experiments.common.workdir import open_workdir, write_json
 from learned_opt.evaluation import ended_above_start
+from learned_opt.figures.labels import MOST_LINES
 from learned_opt.figures.progress import Progress, progress_curves
 from learned_opt.metrics import MetricsWriter
-
-MOST_LINES = 6  # in a panel of progress.png
 
 DEFAULTS = ConfigDict(
     {

@@ -40,6 +40,7 @@ from experiments.common.output import tolerate_encodings
 from experiments.common.report_flags import OUTPUT, WORKDIRS
 from experiments.common.workdir import write_json
 from learned_opt.figures import leaderboard as figures
+from learned_opt.figures.labels import MOST_LINES
 from learned_opt.studies import leaderboard
 
 _STABILITY = flags.DEFINE_list("stability", None, "work directories of experiments.stability")
@@ -160,7 +161,7 @@ def _draw(board: Board, speeds: SpeedUps, summary: dict[str, Any], output: Path)
             rule: rules[rule]["heldout"].get(rival, (1.0, 1.0, 1.0)) for rule in by_speed
         }
     figures.intervals(panels, names, output / "leaderboard.svg")
-    shown = [rule for rule in _IN_CURVES if rule in board.rules][:6]
+    shown = [rule for rule in _IN_CURVES if rule in board.rules][:MOST_LINES]
     figures.curves(
         {
             with_unit(workload, board.tasks[workload]): {

@@ -42,9 +42,7 @@ def stop_early(losses: ArrayLike, patience: int) -> Stopped:
       >>> stop_early([[3.0, 2.0, 2.5, 2.2, 1.0]], patience=2)
       Stopped(chosen=array([1]), stopped=array([3]), oracle=array([4]))
     """
-    best, ended = _best_and_ended(losses, patience)
-    last = best.shape[1] - 1
-    stopped = np.where(ended.any(1), ended.argmax(1), last)
+    best, stopped = _best_and_stop(losses, patience)
     oracle = np.where(np.isfinite(losses), losses, np.inf).argmin(1)
     return Stopped(best[np.arange(len(best)), stopped], stopped, oracle)
 
@@ -59,14 +57,13 @@ def kept_so_far(losses: ArrayLike, patience: int) -> np.ndarray:
       >>> kept_so_far([[3.0, 2.0, 2.5, 2.2, 1.0]], patience=2)
       array([[0, 1, 1, 1, 1]])
     """
-    best, ended = _best_and_ended(losses, patience)
-    over = np.maximum.accumulate(ended, axis=1)
-    first = np.where(over.any(1), over.argmax(1), best.shape[1] - 1)
-    return np.where(over, best[np.arange(len(best)), first][:, None], best)
+    best, stopped = _best_and_stop(losses, patience)
+    checks = np.arange(best.shape[1])
+    return np.take_along_axis(best, np.minimum(checks, stopped[:, None]), axis=1)
 
 
-def _best_and_ended(losses: ArrayLike, patience: int) -> tuple[np.ndarray, np.ndarray]:
-    """The first of the lowest losses up to each check, and whether it is `patience` checks old."""
+def _best_and_stop(losses: ArrayLike, patience: int) -> tuple[np.ndarray, np.ndarray]:
+    """The first of the lowest losses up to each check, and the check at which a run stops."""
     losses = np.asarray(losses, np.float64)
     if losses.ndim != 2 or losses.shape[1] == 0:
         raise ValueError(f"losses must be [num_seeds, checks], got {list(losses.shape)}")
@@ -77,4 +74,4 @@ def _best_and_ended(losses: ArrayLike, patience: int) -> tuple[np.ndarray, np.nd
     fresh = np.concatenate([np.ones((len(losses), 1), bool), lowest[:, 1:] < lowest[:, :-1]], 1)
     best = np.maximum.accumulate(np.where(fresh, checks, 0), axis=1)
     ended = checks - best >= patience
-    return best, ended
+    return best, np.where(ended.any(1), ended.argmax(1), checks[-1])

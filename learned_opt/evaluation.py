@@ -17,6 +17,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from learned_opt.early_stopping import kept_so_far
+from learned_opt.tasks.checks import positive
 from learned_opt.types import Key, Params, Task, Theta, UpdateRule
 from learned_opt.unroll import (
     check_arrays,
@@ -131,11 +132,13 @@ def evaluate(
     for name, value in [("num_seeds", num_seeds), ("batch_size", batch_size)]:
         if value is not None and value < 1:
             raise ValueError(f"{name} must be at least 1, got {value}")
-    if patience is not None and not (eval_steps and "valid" in splits and patience >= 1):
-        raise ValueError(
-            "patience must be at least 1, and needs eval_steps and splits with 'valid' in them, "
-            f"got patience={patience}, eval_steps={eval_steps} and splits={tuple(splits)}"
-        )
+    if patience is not None:
+        patience = positive("patience", patience)
+        if not (eval_steps and "valid" in splits):
+            raise ValueError(
+                "patience needs eval_steps, and splits with 'valid' in them, "
+                f"got eval_steps={eval_steps} and splits={tuple(splits)}"
+            )
     check_arrays("task", task)
     num_devices = mesh.size if mesh else 1
     batch_size = batch_size or default_batch_size(rule, theta, task)

@@ -62,8 +62,13 @@ def test_evaluate_with_patience_keeps_what_a_person_would():
         for metric, values in whole.heldout[split].items():
             kept = [row[n] for row, n in zip(values, chosen, strict=True)]
             np.testing.assert_array_equal(found.heldout[split][metric][:, -1], kept)
-    for wrong in ({"patience": 0}, {"splits": ("test",)}, {"eval_steps": ()}):
-        with pytest.raises(ValueError, match="patience must be at least 1, and needs eval_steps"):
+    for wrong, message in (
+        ({"patience": 0}, "patience must be positive, got 0"),
+        ({"patience": 1.5}, "patience must be a positive integer, got 1.5"),
+        ({"splits": ("test",)}, "patience needs eval_steps, and splits with 'valid'"),
+        ({"eval_steps": ()}, "patience needs eval_steps, and splits with 'valid'"),
+    ):
+        with pytest.raises(ValueError, match=message):
             learned_opt.evaluate(rule, theta, task, key, **(settings | {"patience": 2} | wrong))
 
 

@@ -27,6 +27,7 @@ from experiments.common.progress import Progress
 from experiments.common.workdir import write_json
 from learned_opt import evaluation
 from learned_opt.figures import curves
+from learned_opt.figures.labels import MOST_LINES
 from learned_opt.figures.style import base
 from learned_opt.studies import digest, tuning
 from learned_opt.types import Key, Task, Theta, UpdateRule
@@ -41,8 +42,6 @@ TUNING = {
     "split": "valid",  # its loss after the last update is the score; '' scores by minibatch losses
     "window": 1,  # ... after this many last updates
 }
-
-MOST_LINES = 6  # in a panel
 
 
 class Entry(NamedTuple):

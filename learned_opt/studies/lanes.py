@@ -16,6 +16,7 @@ import optax
 from jax.sharding import Mesh
 
 from learned_opt.evaluation import place, runs_alone, spread
+from learned_opt.tasks.checks import positive
 from learned_opt.types import Key, Params, Task, Theta, UpdateRule
 from learned_opt.unroll import check_arrays, fast_transform, init_inner, inner_step
 
@@ -88,11 +89,10 @@ def run_lanes(
         raise ValueError(f"segments ({segments}) must divide num_steps ({num_steps})")
     if num_seeds < 1:
         raise ValueError(f"num_seeds must be at least 1, got {num_seeds}")
-    if patience is not None and not (patience >= 1 and "valid" in splits):
-        raise ValueError(
-            f"patience must be at least 1, and needs the split 'valid', got {patience} with "
-            f"splits={tuple(splits)}"
-        )
+    if patience is not None:
+        patience = positive("patience", patience)
+        if "valid" not in splits:
+            raise ValueError(f"patience needs the split 'valid', got splits={tuple(splits)}")
     num_lanes = len(jax.tree.leaves(thetas)[0])
     if mesh and num_lanes % mesh.size:
         raise ValueError(f"{num_lanes} lanes cannot be shared by {mesh.size} devices")
@@ -235,7 +235,7 @@ def _step(tx, task, key_run, carry, t):
     new, (loss, _) = inner_step(tx, task, inner, jax.random.fold_in(key_run, t))
     diverged_at = jnp.where((diverged_at < 0) & ~jnp.isfinite(loss), t, diverged_at)
     alive = diverged_at < 0
-    params = jax.tree.map(lambda a, b: jnp.where(alive, a, b), new.params, inner.params)
+    params = _where(alive, new.params, inner.params)
     return (new._replace(params=params), diverged_at), jnp.where(alive, loss, jnp.nan)
 
 

@@ -101,7 +101,7 @@ def test_nothing_is_fetched_from_elsewhere(site):
 
 @pytest.fixture(scope="module")
 def documented(site):
-    """The objects, not the names, that have an entry in the reference."""
+    """The full names that have an entry in the reference."""
     inventory = sphinx_inventory.InventoryFile.loads((site / "objects.inv").read_bytes(), uri="")
     found = []
     for kind in ("py:class", "py:function", "py:data", "py:attribute", "py:exception"):

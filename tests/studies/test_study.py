@@ -216,10 +216,16 @@ def test_lanes_stop_early_as_a_loop_would(task, alone, monkeypatch):
     jax.clear_caches()
 
 
-@pytest.mark.parametrize("settings", [{"patience": 0}, {"patience": 2, "splits": ("train",)}])
-def test_patience_needs_a_validation_split(task, settings):
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"patience": 0}, "patience must be positive, got 0"),
+        ({"patience": 2, "splits": ("train",)}, "patience needs the split 'valid'"),
+    ],
+)
+def test_patience_needs_a_validation_split(task, settings, message):
     thetas = {"learning_rate": jnp.array([0.1])}
-    with pytest.raises(ValueError, match="patience must be at least 1, and needs the split"):
+    with pytest.raises(ValueError, match=message):
         run_lanes(SGD, thetas, task, jax.random.key(0), num_steps=4, segments=2, **settings)
 
 
