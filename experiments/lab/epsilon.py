@@ -36,8 +36,8 @@ DEFAULTS = ConfigDict(
         "num_steps": 600,
         "tuning_seeds": 2,  # runs that choose the rate
         "num_seeds": 10,
-        "rates": tuple(10.0 ** (k / 2) for k in range(-8, 3)),  # searched, for each ε
-        "eps": tuple(10.0**k for k in range(-10, 2)),  # ε
+        "rates": tuple(10.0 ** (k / 2) for k in range(-8, 5)),  # searched, for each ε
+        "eps": tuple(10.0**k for k in range(-10, 4)),  # ε
         "drawn_steps": 300,  # updates whose effective step sizes are drawn
         # rule -> ε that are drawn
         "drawn_eps": {"adam": (1e-8, 1e-3, 1e-1), "adadelta": (1e-10, 1e-6, 1e-2)},
