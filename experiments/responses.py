@@ -6,7 +6,8 @@ r"""What does a rule do? Its steps as a function of the gradients it has seen.
 Shows every rule gradients made by hand: constant, a single one, one that begins, turns around,
 alternates or drowns in noise, over six decades of size. Writes rules/NAME.svg, one figure a rule;
 pairs/ONE_OTHER.svg, two rules side by side; results.json and tables.txt. Rules that treat matrices
-in another way than the rest, as Muon and `general` do, are shown on a small matrix and on a vector.
+in another way than the rest, as Muon and `general` do, are shown on a small matrix and on a vector;
+of a rule for each kind of parameter, as `by_label` makes, each is shown by itself.
 What is measured is kept in parts/, so that the same command goes on where it was cut short.
 """
 
@@ -19,19 +20,20 @@ from ml_collections import ConfigDict
 from rich.table import Table
 
 from experiments.common.build import load_rule
-from experiments.common.comparison import print_tables
+from experiments.common.comparison import file_label, print_tables
 from experiments.common.launch import check_fields, check_positive, launch
 from experiments.common.names import display_name
 from experiments.common.progress import Progress
 from experiments.common.workdir import open_workdir, write_json
 from learned_opt.figures.responses import Answers, answers
 from learned_opt.studies.responses import SIGNALS, noise_response, signal, signal_responses
+from learned_opt.types import Theta, UpdateRule
 
 DEFAULTS = ConfigDict(
     {
         "seed": 0,
-        "rules": ("sgd", "adam"),
-        "pairs": (),  # of rules named above
+        "rules": ("sgd", "adam"),  # names, or paths of theta.npz files
+        "pairs": (),  # of rules named above; a file by its name, DIR/theta.npz by DIR's
         "num_steps": 80,
         "at": 20,  # when an impulse comes, a step begins and a gradient turns around
         "sizes": tuple(10.0**n for n in range(-6, 1)),  # of constant gradients
@@ -45,7 +47,7 @@ DEFAULTS = ConfigDict(
 
 
 class Measured(NamedTuple):
-    """A rule on a vector, or on a matrix.
+    """A rule on a vector, or on a matrix, or one of its parts.
 
     Attributes:
       name: the rule's name and, where there are two of it, which: 'general_matrix'.
@@ -71,14 +73,13 @@ def main(config: ConfigDict, workdir: Path, data_dir: str | None) -> None:
     signals = {
         name: signal(name, config.num_steps, at=config.at, seed=config.seed) for name in SIGNALS
     }
-    rules = {name: load_rule(name) for name in config.rules}
+    rules = {file_label(name): load_rule(name) for name in config.rules}
     workdir = open_workdir(workdir, config)
     found: list[Measured] = []
     with Progress("responses", 0, len(rules)) as bar:
         for n, (name, (rule, theta)) in enumerate(rules.items(), 1):
-            shapes = ("",) if rule.coordinatewise else ("matrix", "vector")
-            for shape in shapes:
-                found.append(_measured(name, rule, theta, shape, signals, config, workdir))
+            for part in _parts(rule, theta):
+                found.append(_measured(name, part, signals, config, workdir))
             bar.update(n, {})
     _draw(found, signals, config, workdir)
     write_json(workdir / "results.json", {m.name: _results(m, config) for m in found})
@@ -91,7 +92,11 @@ def _checked(config: ConfigDict) -> ConfigDict:
     check_positive(config, "num_steps", "noise_runs", "matrix_size")
     if not config.rules:
         raise ValueError("rules must name at least one rule")
-    unknown = {name for pair in config.pairs for name in pair} - set(config.rules)
+    labels = [file_label(name) for name in config.rules]
+    twice = sorted({label for label in labels if labels.count(label) > 1})
+    if twice:
+        raise ValueError(f"rules name {', '.join(twice)} more than once")
+    unknown = {name for pair in config.pairs for name in pair} - set(labels)
     if unknown:
         raise ValueError(f"pairs name {', '.join(sorted(unknown))}, which rules does not")
     missing = {config.pair_size, *config.shown_sizes} - set(config.sizes)
@@ -110,21 +115,46 @@ def direction(shape: str, size: int) -> np.ndarray:
     return matrix / np.sqrt(np.mean(matrix**2))
 
 
-def _measured(name, rule, theta, shape, signals, config, workdir) -> Measured:
+class _Part(NamedTuple):
+    """What one figure shows of a rule: all of it, a rule for one label, or what it does to a shape.
+
+    Attributes:
+      name: which, empty where it is all of it.
+      rule: the rule.
+      theta: its θ.
+      shape: 'vector' or 'matrix', what it is shown.
+    """
+
+    name: str
+    rule: UpdateRule
+    theta: Theta
+    shape: str
+
+
+def _parts(rule: UpdateRule, theta: Theta, label: str = "") -> list[_Part]:
+    if rule.parts:
+        return [part for name, own in rule.parts for part in _parts(own, theta[name], name)]
+    if rule.coordinatewise:
+        return [_Part(label, rule, theta, "vector")]
+    shapes = ("matrix", "vector")
+    return [_Part(f"{label} {shape}".strip(), rule, theta, shape) for shape in shapes]
+
+
+def _measured(name: str, part: _Part, signals, config, workdir) -> Measured:
     """Measures a rule, or finds what an earlier call of the same command measured."""
-    full_name = f"{name}_{shape}" if shape else name
+    full_name = "_".join([name, *part.name.split()])
     file = workdir / "parts" / f"{full_name}.npz"
     if not file.exists():
         file.parent.mkdir(exist_ok=True)
         partial = file.with_suffix(".partial.npz")
-        steps, mean, error = _measure(rule, theta, shape or "vector", signals, config)
+        steps, mean, error = _measure(part.rule, part.theta, part.shape, signals, config)
         np.savez(partial, steps=steps, mean=mean, error=error)
         partial.replace(file)
     with np.load(file) as kept:
         steps, mean, error = kept["steps"], kept["mean"], kept["error"]
     constant = steps[list(signals).index("constant")]
     units = np.sqrt(np.mean(constant[:, config.num_steps // 2 :] ** 2, axis=1))
-    label = display_name(name) + (f" ({shape})" if shape else "")
+    label = display_name(name) + (f" ({part.name})" if part.name else "")
     return Measured(full_name, label, name, steps, units, (mean, error))
 
 

@@ -137,7 +137,7 @@ def find_rules(names: Sequence[str], tuned_for: Sequence[int]) -> list[Entry]:
     for name in names:
         rule, theta = load_rule(name)
         if name not in HAND_DESIGNED:
-            entries.append(Entry(_file_label(name), rule, theta, None))
+            entries.append(Entry(file_label(name), rule, theta, None))
             continue
         for steps in tuned_for:
             label = name if len(tuned_for) == 1 else f"{name} (tuned for {steps})"
@@ -149,8 +149,8 @@ def find_rules(names: Sequence[str], tuned_for: Sequence[int]) -> list[Entry]:
     return entries
 
 
-def _file_label(name: str) -> str:
-    """A run's theta.npz is called by its folder, another file by its own name."""
+def file_label(name: str) -> str:
+    """What a rule is called: a run's theta.npz by its folder, another file by its own name."""
     path, ending, factor = name.partition(".npz")
     if not ending:
         return name

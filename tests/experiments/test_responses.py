@@ -1,14 +1,18 @@
 import json
 from xml.etree import ElementTree
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
 from experiments import responses
+from experiments.common.build import make_rule
 from experiments.common.launch import check_fields
 from experiments.configs.responses.responses import get_config
 from learned_opt.pretrained import pretrained_names
+from learned_opt.theta_files import save_theta
 
 
 def make_config(**settings):
@@ -69,6 +73,25 @@ def test_the_same_command_goes_on_with_what_is_kept(tmp_path, monkeypatch):
     assert found["sgd"]["step"] == pytest.approx(0.1 * 0.01)
 
 
+def test_of_a_rule_for_each_kind_of_parameter_each_is_shown(tmp_path):
+    rule = {"name": "momentum"}
+    config = {"name": "by_label", "rules": {"conv": rule, "rest": {"name": "sgd"}}}
+    theta = make_rule(config).init(jax.random.key(0))
+    theta["conv"]["learning_rate"] = jnp.float32(0.5)
+    (tmp_path / "two").mkdir()
+    save_theta(tmp_path / "two" / "theta.npz", theta, {"rule": config})
+    rules = ("momentum", str(tmp_path / "two" / "theta.npz"))
+    workdir = tmp_path / "run"
+    responses.main(make_config(rules=rules, pairs=(("two", "momentum"),)), workdir, None)
+    found = json.loads((workdir / "results.json").read_text())
+    assert list(found) == ["momentum", "two_conv", "two_rest"]
+    assert found["two_conv"]["step"] == pytest.approx(5 * found["momentum"]["step"], rel=1e-3)
+    assert found["two_conv"]["memory"] == found["momentum"]["memory"]
+    assert found["two_rest"]["memory"] == 1
+    figure = (workdir / "pairs" / "two_momentum.svg").read_text()
+    assert "two (conv)" in figure and "two (rest)" in figure
+
+
 def test_the_config_shows_every_pretrained_rule_beside_adam():
     config = responses._checked(check_fields(get_config(), responses.DEFAULTS))
     assert {(name, "adam") for name in pretrained_names()} <= set(config.pairs)
@@ -79,6 +102,7 @@ def test_the_config_shows_every_pretrained_rule_beside_adam():
     ("settings", "message"),
     [
         (dict(rules=()), "at least one rule"),
+        (dict(rules=("muon", "muon"), pairs=()), "rules name muon more than once"),
         (dict(rules=("adamm",), pairs=()), "unknown rule 'adamm'"),
         (dict(pairs=(("momentum", "sgd"),)), "pairs name sgd, which rules does not"),
         (dict(shown_sizes=(1.0,)), "sizes must hold"),
