@@ -11,8 +11,11 @@ from experiments import export_pretrained
 from experiments.common.build import make_rule
 from experiments.common.launch import check_fields
 from experiments.common.meta_config import DEFAULTS
+from experiments.common.step_lengths_config import DEFAULTS as STEP_LENGTHS
+from experiments.common.step_lengths_config import multiplied
 from experiments.common.workdir import open_workdir, write_json
-from experiments.configs.meta_train import lstm_quadratic, lstm_style
+from experiments.configs.meta_train import lstm_cifar10, lstm_quadratic, lstm_style
+from experiments.configs.step_lengths import lstm_cifar10 as step_lengths_config
 from experiments.export_pretrained import export
 from learned_opt import __version__
 from learned_opt.theta_files import load_theta, save_theta
@@ -69,6 +72,44 @@ def test_where_it_started_is_named_and_its_path_left_out(finished, tmp_path, mon
     card = export(workdir, "lstm_quadratic", results={}, fails=[], output=tmp_path)
     assert card["command"].endswith("--workdir=DIR --config.start_from=START/theta.npz")
     assert "/a/theta" not in json.dumps(card)
+
+
+def test_step_lengths_go_into_the_card(tmp_path, monkeypatch):
+    name = "lstm_cifar10"
+    config = check_fields(lstm_cifar10.get_config(), DEFAULTS)
+    trained = open_workdir(tmp_path / "trained", config)
+    theta = make_rule(config.rule).init(jax.random.key(3))
+    theta = jax.tree.map(lambda x: x + 0.1, theta)
+    save_theta(trained / "theta.npz", theta, {"rule": config.rule.to_dict()})
+    results = {"best_validation_score": 0.1, "inner_steps": 1, "minutes": 1.0, "devices": ["cpu"]}
+    write_json(trained / "results.json", results)
+    lengths = check_fields(step_lengths_config.get_config(), STEP_LENGTHS)
+    lengths.theta = str(trained / "theta.npz")
+    found = open_workdir(tmp_path / "lengths", lengths)
+    factors = {"conv": 2.0, "rest": 0.5}
+    longer = multiplied(theta, lengths.parts, factors)
+    save_theta(found / "theta.npz", longer, {"rule": config.rule.to_dict()})
+    write_json(found / "results.json", {"factors": factors})
+    monkeypatch.setattr(export_pretrained, "make_task", lambda task, data_dir: None)
+    monkeypatch.setattr(export_pretrained, "_measured", lambda *args: {})
+    settings = dict(results={}, fails=[], output=tmp_path, step_lengths=found)
+    card = export(trained, name, **settings)
+    assert card["step_lengths"]["factors"] == factors
+    assert "configs/step_lengths/lstm_cifar10.py" in card["step_lengths"]["command"]
+    assert str(tmp_path) not in json.dumps(card)
+    exported = load_theta(tmp_path / "lstm_cifar10.npz", like=theta)
+    conv, rest = (exported[k]["output"]["kernel"] for k in ("conv", "rest"))
+    np.testing.assert_allclose(conv, 2 * theta["conv"]["output"]["kernel"], rtol=1e-6)
+    np.testing.assert_allclose(rest, theta["rest"]["output"]["kernel"] / 2, rtol=1e-6)
+    jax.tree.map(np.testing.assert_array_equal, exported["conv"]["cells"], theta["conv"]["cells"])
+
+    save_theta(found / "theta.npz", theta, {"rule": config.rule.to_dict()})
+    with pytest.raises(ValueError, match="has the step lengths of another θ"):
+        export(trained, name, **settings)
+    changed = json.loads((found / "config.json").read_text()) | {"num_seeds": 2}
+    write_json(found / "config.json", changed)
+    with pytest.raises(ValueError, match=r"step_lengths/lstm_cifar10.py: num_seeds differ"):
+        export(trained, name, **settings)
 
 
 def test_where_its_data_lay_is_left_out(tmp_path, monkeypatch):
