@@ -96,7 +96,8 @@ def main(config: ConfigDict, workdir: Path, data_dir: str | None) -> None:
         ],
     }
     write_json(workdir / "results.json", results)
-    metadata["step_lengths"] = {"factors": results["factors"], "config": config.to_dict()}
+    kept = {name: value for name, value in config.to_dict().items() if name != "theta"}  # a path
+    metadata["step_lengths"] = {"factors": results["factors"], "config": kept}
     save_theta(workdir / "theta.npz", multiplied(theta, parts, chosen), metadata)
     print_tables([_table(results)], workdir / "tables.txt")
     _draw(scores, best, parts, config.notch, workdir / "step_lengths.svg")
@@ -215,7 +216,9 @@ def _draw(
     path: Path,
 ) -> None:
     """A panel a part: how much worse than the best another factor is, the others as they are."""
-    figure, axes = make_panels(len(parts), xlabel="", ylabel="mean loss, above the best one's")
+    figure, axes = make_panels(
+        len(parts), xlabel="", ylabel="mean loss, above the best one's", sharey=True
+    )
     for k, (axis, part) in enumerate(zip(axes, parts, strict=True)):
         line = {
             n[k]: values - scores[best]
