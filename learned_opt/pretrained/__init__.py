@@ -140,13 +140,14 @@ class Card(dict[str, Any]):
         """The page."""
         cost, step = self["cost"], self["typical_step"]
         lines = [
-            f"{self['name']}: a pretrained {self['rule']['name']} optimizer",
+            f"{self['name']}: a pretrained {_rule(self['rule'])} optimizer",
             "",
             "Use      " + f"optimizer = learned_opt.pretrained({self['name']!r})",
             "Trained  on " + _listed(self["task"]),
             f"         {cost['inner_steps']:,} inner steps, {cost['minutes']} minutes "
             f"({cost['device']}), seed {self['seed']}",
             f"         {self['command']}",
+            *_lengths(**self.get("step_lengths", {})),
             f"Step     {step['median']:.2g} a parameter (root mean square; 5th to 95th percentile "
             f"of a run: {step['low']:.2g} to {step['high']:.2g})",
             f"Costs    {self['step_cost']}",
@@ -164,7 +165,28 @@ class Card(dict[str, Any]):
 
 
 def _listed(settings: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name} {value}" for name, value in settings.items() if name != "name")
+    """Settings without the name; of a task made of another one, that one's too."""
+    return ", ".join(
+        _listed(value) if isinstance(value, Mapping) else f"{name} {value}"
+        for name, value in settings.items()
+        if name != "name"
+    )
+
+
+def _rule(settings: Mapping[str, Any]) -> str:
+    """The rule's name; of several rules for one network, theirs: 'lstm (conv) and lstm (rest)'."""
+    parts = settings.get("rules", {})
+    return " and ".join(f"{_rule(part)} ({label})" for label, part in parts.items()) or str(
+        settings["name"]
+    )
+
+
+def _lengths(command: str = "", factors: Mapping[str, float] | None = None) -> list[str]:
+    """What became of the steps after meta-training, and how, if anything did."""
+    if not factors:
+        return []
+    times = ", ".join(f"{part} × {factor:.3g}" for part, factor in factors.items())
+    return [f"         then, for steps of another length ({times}):", f"         {command}"]
 
 
 def _paragraphs(title: str, sentences: Sequence[str]) -> list[str]:
@@ -179,8 +201,9 @@ def pretrained_card(name: str) -> Card:
 
     Returns:
       A dict with the entries `name`; `rule`, how the rule is made; `task`, what it was trained on;
-      `command`, which repeats the meta-training; `figure`, in the repository, what its steps are
-      made of (see `studies.responses`); `seed`; `versions`; `cost`, in inner steps,
+      `command`, which repeats the meta-training; `step_lengths`, where steps were made longer or
+      shorter after it, with their `factors` and a `command`; `figure`, in the repository, what its
+      steps are made of (see `studies.responses`); `seed`; `versions`; `cost`, in inner steps,
       minutes and the device used; `typical_step`, see `evaluation.typical_step`; `step_cost`, of
       an update; `results`; `tested`, the widths and activations tried; `fails`, where it is known
       not to work; and `try`, what helps there.

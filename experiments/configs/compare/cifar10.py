@@ -28,7 +28,7 @@ def get_config(task: dict[str, Any] | None = None) -> ConfigDict:
         {
             "seed": 0,
             "task": task or small_cifar(),
-            "rules": ("general", *TUNED),
+            "rules": ("lstm_cifar10", "general", *TUNED),
             "num_seeds": 10,
             "num_steps": 1500,
             "report_steps": (100, 200, 500, 1000, 1500),
