@@ -79,7 +79,7 @@ def export(
     start, config["start_from"] = config.get("start_from"), ""  # a path, another on every machine
     _check_config(workdir, config, f"meta_train/{name}.py", DEFAULTS)
     theta = theta_files.load_theta(workdir / "theta.npz")
-    more = {}
+    more: dict[str, Any] = {}
     if step_lengths is not None:
         theta, more = _with_step_lengths(step_lengths, theta, name)
     counted = {}
