@@ -3,7 +3,7 @@ r"""Where LSTM-sub starts: as lstm_cifar10_start.py, on the labels that LSTM-sub
     python -m experiments.meta_train \
         --config=experiments/configs/meta_train/lstm_sub_cifar_start.py --workdir=DIR
 
-Run time: 6 minutes on one core. Expected: not run yet.
+Run time: 4 minutes on one core. Expected: probe .361, at meta-update 40.
 """
 
 from ml_collections import ConfigDict

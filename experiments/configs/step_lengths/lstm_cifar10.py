@@ -6,7 +6,8 @@ r"""The lengths of `lstm_cifar10`'s steps: of convolution kernels, and of all ot
 TRAINED is the work directory of meta_train/lstm_cifar10.py. CIFAR-10 is read from TFDS_DATA_DIR or
 --data_dir.
 
-Run time: about 10 minutes on one core. Expected:
+Run time: about 12 minutes on one core. Expected: conv × 2.83, rest × 1.41; the mean training loss
+over 1,000 steps is then 1.497, and 1.535 before (a difference of −.038 ± .002).
 """
 
 from typing import Any

@@ -5,7 +5,8 @@ r"""The lengths of LSTM-sub's steps, as lstm_cifar10.py, on the labels that it m
 
 TRAINED is the work directory of meta_train/lstm_sub_cifar.py.
 
-Run time: about 10 minutes on one core. Expected:
+Run time: about 6 minutes on one core. Expected: conv × 2.83, rest × 1; the mean training loss over
+1,000 steps is then 0.726, and 0.757 before.
 """
 
 from ml_collections import ConfigDict
