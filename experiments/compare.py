@@ -107,7 +107,8 @@ def draw_progress(results: Sequence[Result], title: str, workdir: Path) -> Path:
     left_out = len(results) - len(shown)
     title += f", {results[0].summary['num_seeds']} runs, mean ± standard error"
     if left_out:
-        title += f"\n({left_out} tuned rules that end higher: see the tables)"
+        more = "rule that ends" if left_out == 1 else "rules that end"
+        title += f"\n({left_out} tuned {more} higher: see the tables)"
     rules = {
         r.label: Progress(r.losses, r.summary["ms_per_step"] / 1000, _test_curves(r.summary))
         for r in results

@@ -13,7 +13,14 @@ from learned_opt.pretrained import load_pretrained, pretrained_card, pretrained_
 from learned_opt.theta_files import load_theta, save_theta
 from learned_opt.update_rules import adam, lstm
 
-NAMES = ("general", "lstm_mnist", "lstm_quadratic", "lstm_quadratic_gaussian", "lstm_style")
+NAMES = (
+    "general",
+    "lstm_cifar10",
+    "lstm_mnist",
+    "lstm_quadratic",
+    "lstm_quadratic_gaussian",
+    "lstm_style",
+)
 MODULE = sys.modules["learned_opt.pretrained"]
 
 

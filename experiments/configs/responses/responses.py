@@ -10,7 +10,14 @@ Expected: see docs/responses/README.md.
 
 from ml_collections import ConfigDict
 
-PRETRAINED = ("general", "lstm_mnist", "lstm_quadratic", "lstm_quadratic_gaussian", "lstm_style")
+PRETRAINED = (
+    "general",
+    "lstm_cifar10",
+    "lstm_mnist",
+    "lstm_quadratic",
+    "lstm_quadratic_gaussian",
+    "lstm_style",
+)
 
 
 def get_config() -> ConfigDict:
