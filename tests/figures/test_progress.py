@@ -29,14 +29,31 @@ def test_rows_are_metrics_and_columns_units(tmp_path, monkeypatch):
     rules = {"Adam": make_progress(1.0, 0.01), "lstm_cifar10": make_progress(0.5, 0.02)}
     progress.progress_curves(rules, tmp_path / "progress.png", title="two rules")
     axes = figures[0].axes
-    assert [a.get_ylabel() for a in axes] == ["training loss"] * 2 + ["test loss"] * 2
-    assert [a.get_xlabel() for a in axes] == ["updates", "seconds"] * 2
-    left, right = ({line.get_label(): line for line in a.get_lines()} for a in axes[2:])
+    rows = ["training loss"] * 2 + ["test loss"] * 2
+    assert [a.get_ylabel() for a in axes] == [*rows, "training loss, less Adam's"]
+    assert [a.get_xlabel() for a in axes] == [*["updates", "seconds"] * 2, "updates"]
+    left, right = ({line.get_label(): line for line in a.get_lines()} for a in axes[2:4])
     for label, runs in rules.items():
         steps, means, _ = runs.test["loss"]
         np.testing.assert_allclose(left[label].get_xydata(), np.stack([steps, means], 1))
         np.testing.assert_allclose(right[label].get_xdata(), steps * runs.seconds)
         assert left[label].get_color() == styles_of(["Adam", "lstm_cifar10"])[label][0]
+
+
+def test_the_last_panel_has_the_differences_from_adam_run_by_run(tmp_path, monkeypatch):
+    figures = []
+    monkeypatch.setattr(progress, "save", lambda figure, *a, **k: figures.append(figure))
+    adam, other = make_progress(1.0, 0.01), make_progress(0.5, 0.02)
+    progress.progress_curves({"sgd": other, "adam": adam}, tmp_path / "p.png", title="")
+    drawn = {line.get_label(): line.get_xydata() for line in figures[0].axes[-1].get_lines()}
+    differences = other.losses - adam.losses
+    expected = [differences[:, n : n + 5].mean() for n in range(97)]
+    np.testing.assert_allclose(drawn["sgd"][:, 1], expected, rtol=1e-6)
+    assert (drawn["adam"][:, 1] == 0).all()
+    low, high = figures[0].axes[-1].get_ylim()
+    assert low == -high and low < min(expected[5:]) < 0
+    progress.progress_curves({"sgd": other, "muon": adam}, tmp_path / "p.png", title="")
+    assert len(figures[1].axes) == 4
 
 
 def test_diverged_runs_do_not_stop_the_figure(tmp_path):
