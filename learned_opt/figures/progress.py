@@ -30,8 +30,8 @@ def progress_curves(rules: Mapping[str, Progress], path: str | os.PathLike, *, t
 
     Bands are one standard error about the mean over runs. Minibatch losses are averaged over
     windows of a fiftieth of the run, which leaves the trend and makes the bands visible. With Adam
-    among the rules a last panel has their training losses less Adam's, run by run, over windows of a
-    twentieth: curves that lie close to each other are told apart there.
+    among the rules a last panel has their training losses less Adam's, run by run, over windows of
+    a twentieth: curves that lie close to each other are told apart there.
 
     Args:
       rules: label -> its runs; all of them have the same test metrics, and run n of each has the
