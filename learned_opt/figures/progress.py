@@ -65,7 +65,7 @@ def progress_curves(rules: Mapping[str, Progress], path: str | os.PathLike, *, t
         _draw_differences(axes[-1], rules, reference, styles)
     figure.suptitle(title, fontsize=11)
     label_lines(figure, axes)
-    save(figure, path)
+    save(figure, path, few_colors=True)
 
 
 def _draw_differences(axis: Any, rules: Mapping[str, Progress], reference: str, styles) -> None:

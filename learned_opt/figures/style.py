@@ -44,7 +44,7 @@ LEARNED_STYLES = {
     "lstm_quadratic": ("#D55E00", "solid"),
     "lstm_quadratic_gaussian": ("#D55E00", _DASHED),
     "lstm_cifar10": ("#D55E00", _DOTTED),
-    "lstm_sub_cifar": ("#D55E00", _MIXED),
+    "lstm_sub_cifar": ("#CC79A7", _MIXED),
 }
 STYLES: dict[str, tuple[str, Any]] = KNOWN_STYLES | LEARNED_STYLES
 _ALIASES = {  # what else a rule of the table is called, in configs and where people read
