@@ -5,7 +5,8 @@ r"""CIFAR-2, airplanes and automobiles: otherwise as cifar10.py.
 `lstm_cifar10` was meta-trained on all ten labels; lstm_sub_cifar, of meta_train/lstm_sub_cifar.py,
 on the five others, so that it was never shown any image of these.
 
-Run time: about 40 minutes on one core. Expected: see docs/results.md.
+Run time: about 40 minutes on one core. Expected, the mean training loss over 1,000
+updates: general .199, lstm_sub_cifar .209, Nesterov .210, lstm_cifar10 .212, Adam .215.
 """
 
 from ml_collections import ConfigDict

@@ -5,7 +5,8 @@ r"""CIFAR-5, airplanes to deer: otherwise as cifar10.py.
 `lstm_cifar10` was meta-trained on all ten labels; lstm_sub_cifar, of meta_train/lstm_sub_cifar.py,
 on the five others, so that it was never shown any image of these.
 
-Run time: about 40 minutes on one core. Expected: see docs/results.md.
+Run time: about 40 minutes on one core. Expected, the mean training loss over 1,000
+updates: general .903, lstm_cifar10 .907, lstm_sub_cifar .918, Nesterov .925, Adam .935.
 """
 
 from ml_collections import ConfigDict
