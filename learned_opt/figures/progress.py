@@ -69,10 +69,12 @@ def progress_curves(rules: Mapping[str, Progress], path: str | os.PathLike, *, t
 
 
 def _draw_differences(axis: Any, rules: Mapping[str, Progress], reference: str, styles) -> None:
-    least = rules[reference].losses
+    compared = rules[reference].losses
     spans = []
     for label, runs in rules.items():
-        steps, mean, error = _smoothed(runs.losses - least, 20)  # of noise there is more in these
+        with np.errstate(invalid="ignore"):  # diverged runs are not drawn
+            differences = runs.losses - compared
+        steps, mean, error = _smoothed(differences, 20)  # of noise there is more in these
         _draw(axis, steps, mean, error, label, styles[label])
         spans.append(np.abs(mean[len(mean) // 20 :]))  # the first updates are off the scale
     spans = [span for span in spans if np.isfinite(span).all()]

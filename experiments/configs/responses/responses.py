@@ -10,14 +10,7 @@ Expected: see docs/responses/README.md.
 
 from ml_collections import ConfigDict
 
-PRETRAINED = (
-    "general",
-    "lstm_cifar10",
-    "lstm_mnist",
-    "lstm_quadratic",
-    "lstm_quadratic_gaussian",
-    "lstm_style",
-)
+from learned_opt.pretrained import pretrained_names
 
 
 def get_config() -> ConfigDict:
@@ -35,8 +28,8 @@ def get_config() -> ConfigDict:
                 "nadam",
                 "adamw",
                 "muon",
-                *PRETRAINED,
+                *pretrained_names(),
             ),
-            "pairs": (*((name, "adam") for name in PRETRAINED), ("momentum", "adam")),
+            "pairs": (*((name, "adam") for name in pretrained_names()), ("momentum", "adam")),
         }
     )
