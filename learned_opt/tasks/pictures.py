@@ -69,16 +69,7 @@ def read_folder(folder: str | os.PathLike[str], size: int) -> np.ndarray:
       FileNotFoundError: there is no such folder, or no picture in it.
       ValueError: a file has the ending of a picture and is none.
     """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise FileNotFoundError(f"there is no folder {folder}")
-    files = sorted(p for p in folder.iterdir() if p.suffix.lower() in _ENDINGS and p.is_file())
-    if not files:
-        raise FileNotFoundError(
-            f"the folder {folder} holds no pictures: none of its files ends in "
-            f"{', '.join(_ENDINGS)}"
-        )
-    pictures = {file: _read(file, size) for file in files}
+    pictures = {file: _read(file, size) for file in _files(Path(folder))}
     for note in dict.fromkeys(note for p in pictures.values() for note in p.notes):
         names = [file.name for file, picture in pictures.items() if note in picture.notes]
         others = f" and {len(names) - 1} more in {folder}" if len(names) > 1 else f" in {folder}"
@@ -141,15 +132,27 @@ def styles(
 
 
 def _style(name: str, folder: Path, size: int) -> np.ndarray:
-    if not folder.is_dir():
-        raise FileNotFoundError(f"there is no folder {folder}")
-    found = [p for p in folder.iterdir() if p.stem == name and p.suffix.lower() in _ENDINGS]
+    files = _files(folder)
+    found = [file for file in files if file.stem == name]
     if found:
-        return read_picture(min(found), size)
+        return read_picture(found[0], size)
     if Path(name).suffix or Path(name).name != name:
         return read_picture(name, size)
-    known = sorted(p.stem for p in folder.iterdir() if p.suffix.lower() in _ENDINGS)
-    raise ValueError(f"unknown style {name!r}; known: {', '.join(known)}, or the path of a picture")
+    known = ", ".join(file.stem for file in files)
+    raise ValueError(f"unknown style {name!r}; known: {known}, or the path of a picture")
+
+
+def _files(folder: Path) -> list[Path]:
+    """The pictures that lie in a folder, in the order of their names."""
+    if not folder.is_dir():
+        raise FileNotFoundError(f"there is no folder {folder}")
+    files = sorted(p for p in folder.iterdir() if p.suffix.lower() in _ENDINGS and p.is_file())
+    if not files:
+        raise FileNotFoundError(
+            f"the folder {folder} holds no pictures: none of its files ends in "
+            f"{', '.join(_ENDINGS)}"
+        )
+    return files
 
 
 def photograph(name: str, size: int) -> np.ndarray:

@@ -130,6 +130,9 @@ def test_styles_by_name_path_and_folder(save, tmp_path):
         pictures.styles("cry", None, 8)
     with pytest.raises(FileNotFoundError, match="there is no picture cry.png"):
         pictures.styles("cry.png", None, 8)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(FileNotFoundError, match="the folder .*empty holds no pictures"):
+        pictures.styles("own", tmp_path / "empty", 8)
     with pytest.raises(ValueError, match="name at least one style"):
         pictures.styles((), None, 8)
 
